@@ -1,0 +1,1 @@
+"""Benchmarks: one load generator, one side-by-side comparison, one table. See bench/README.md."""

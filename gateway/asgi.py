@@ -1,0 +1,192 @@
+"""The edge around the whole app: request ids, observation, and errors as responses. Pure ASGI.
+
+No `BaseHTTPMiddleware`: it costs several objects and a task per request, and a queue hop per chunk.
+"""
+
+import json
+import logging
+import re
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from starlette.datastructures import MutableHeaders
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from gateway.errors import ANTHROPIC_PREFIX, GatewayError, InternalError, render
+
+log = logging.getLogger(__name__)
+
+# A caller's own id is kept when it is harmless in a header, a log line and an engine id.
+REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+# Every caller's mistake costs a line of memory; a longer error than this is not one of vLLM's.
+MAX_ERROR_BYTES = 64 * 1024
+
+
+class ClientGone(Exception):
+    """The caller hung up; there is nobody to answer."""
+
+
+@dataclass
+class Exchange:
+    """One request as the edge saw it. Times in seconds on `time.perf_counter`."""
+
+    request_id: str
+    method: str
+    path: str
+    started: float
+    route: str | None = None  # template of the route that answered; None: nothing matched
+    status: int = 0  # 0: the caller was gone before an answer
+    first_byte: float | None = None
+    ended: float = 0.0
+    streamed: bool = False  # server-sent events
+    disconnected: bool = False
+    notes: dict[str, Any] = field(default_factory=dict)  # token counts, told by the route
+
+
+Observer = Callable[[Exchange], None]
+
+
+class Edge:
+    """Outermost of our layers: request id in and out, one `send` wrapper, escaped errors, observation.
+
+    The id is put into the request headers too, so that vLLM's engine id, its logs and ours agree.
+    """
+
+    def __init__(self, app: ASGIApp, observe: Observer) -> None:
+        self.app = app
+        self.observe = observe
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            await self._exchange(scope, receive, send)
+        elif scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": 1000, "reason": "no websockets here"})
+        else:
+            await self.app(scope, receive, send)
+
+    async def _exchange(self, scope: Scope, receive: Receive, send: Send) -> None:
+        exchange = _begin(scope)
+        out = _Outbound(send, exchange)
+
+        async def watched() -> Message:
+            message = await receive()
+            if message["type"] == "http.disconnect" and not out.complete:
+                exchange.disconnected = True
+            return message
+
+        try:
+            await self.app(scope, watched, out)
+        except GatewayError as error:
+            await _answer(error, scope, receive, out)
+        except ClientGone:
+            exchange.disconnected = True
+        except Exception:  # the last line of defence: logged, told to nobody
+            log.exception("request %s failed", exchange.request_id)
+            await _answer(InternalError("internal error; the log has it"), scope, receive, out)
+        finally:
+            exchange.ended = time.perf_counter()
+            if exchange.route is None and (matched := scope.get("route")):
+                exchange.route = matched.path
+            self.observe(exchange)
+
+
+def _begin(scope: Scope) -> Exchange:
+    given = [value for name, value in scope["headers"] if name == b"x-request-id"]
+    request_id = given[0].decode("latin-1") if given else ""
+    if not REQUEST_ID.fullmatch(request_id):
+        request_id = uuid.uuid4().hex
+    others = [pair for pair in scope["headers"] if pair[0] != b"x-request-id"]
+    scope["headers"] = [*others, (b"x-request-id", request_id.encode())]
+    exchange = Exchange(request_id, scope["method"], scope["path"], time.perf_counter())
+    scope["gateway.exchange"] = exchange
+    return exchange
+
+
+async def _answer(error: GatewayError, scope: Scope, receive: Receive, out: "_Outbound") -> None:
+    """The error as an answer; too late for one that has begun, which is only noted."""
+    if out.withdraw():
+        await error_response(error, scope)(scope, receive, out)
+    else:
+        out.exchange.notes["failed"] = error.code
+
+
+class _Outbound:
+    """The one `send` wrapper. A good answer's chunks pass straight through; an error's body is held
+    back until it is whole, to put the request id into it."""
+
+    def __init__(self, send: Send, exchange: Exchange) -> None:
+        self.send = send
+        self.exchange = exchange
+        self.started = False
+        self.complete = False
+        self.held: Message | None = None
+        self.body = b""
+
+    async def __call__(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            await self._start(message)
+        elif self.held is not None:
+            await self._error_body(message)
+        else:
+            if self.exchange.first_byte is None:
+                self.exchange.first_byte = time.perf_counter()
+            self.complete = not message.get("more_body", False)
+            await self.send(message)
+
+    def withdraw(self) -> bool:
+        """Take back a start that was only held. False: something is on the wire already."""
+        if self.held is not None:
+            self.held, self.started, self.body = None, False, b""
+        return not self.started
+
+    async def _start(self, message: Message) -> None:
+        self.started = True
+        self.exchange.status = message["status"]
+        headers = MutableHeaders(scope=message)
+        self.exchange.streamed = headers.get("content-type", "").startswith("text/event-stream")
+        headers["x-request-id"] = self.exchange.request_id
+        if self.exchange.path.startswith(ANTHROPIC_PREFIX):
+            headers["request-id"] = self.exchange.request_id  # where Anthropic's SDK looks
+        if message["status"] >= 400 and headers.get("content-type") == "application/json":
+            self.held = message
+        else:
+            await self.send(message)
+
+    async def _error_body(self, message: Message) -> None:
+        """Hold back until it is whole; one too long to be an error of ours goes on as it is."""
+        assert self.held is not None
+        self.body += message.get("body", b"")
+        more = message.get("more_body", False)
+        if more and len(self.body) < MAX_ERROR_BYTES:
+            return
+        held, self.held = self.held, None
+        self.complete = not more
+        if not more:
+            self.body = _with_request_id(self.body, self.exchange.request_id)
+            MutableHeaders(scope=held)["content-length"] = str(len(self.body))
+        await self.send(held)
+        await self.send({"type": "http.response.body", "body": self.body, "more_body": more})
+
+
+def _with_request_id(body: bytes, request_id: str) -> bytes:
+    """Anthropic has the id beside the error object, OpenAI's clients take it from inside or the header."""
+    try:
+        told = json.loads(body)
+    except ValueError:
+        return body
+    if not isinstance(told, dict) or not isinstance(told.get("error"), dict):
+        return body
+    place = told if told.get("type") == "error" else told["error"]
+    place.setdefault("request_id", request_id)
+    return json.dumps(told, ensure_ascii=False).encode()
+
+
+def error_response(error: GatewayError, scope: Scope) -> Response:
+    """The error in the shape that this path's clients read."""
+    exchange: Exchange = scope["gateway.exchange"]
+    media_type, body = render(error, scope["path"], exchange.request_id)
+    return Response(body, error.status.value, error.headers, media_type)

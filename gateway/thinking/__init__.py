@@ -1,0 +1,1 @@
+"""Bounded thinking: how long, and how it ends in an answer."""

