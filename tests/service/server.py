@@ -15,6 +15,8 @@ import psutil
 
 # Slow on purpose: a loaded two-core machine takes minutes where a free one takes 30 s.
 START_S = 300
+# The guard against hanging for ever where time is not the promise.
+PATIENCE_S = 120
 POLL_S = 0.2
 DEMO = "smollm2-135m"
 NANO = "nano-qwen3"
@@ -60,7 +62,7 @@ class Gateway:
         if self.process.poll() is None:
             self.process.terminate()
         try:
-            self.process.wait(timeout=60)
+            self.process.wait(timeout=PATIENCE_S)
         finally:
             for process in [self.process, *family]:
                 if isinstance(process, psutil.Process) and process.is_running():
@@ -89,14 +91,11 @@ class Gateway:
         wait_for(ready, START_S, f"ready\n{self.log.read_text()}")
 
     def ready_status(self) -> int:
-        """Status of /health/ready; 0 when nothing listens.
-
-        By a process of its own: in this one a thread that reads a stream held a probe up for 14 s, while
-        the server answered others in milliseconds.
-        """
-        command = ["curl", "-s", "-o", os.devnull, "-m", "10", "-w", "%{http_code}"]
-        line = [*command, f"{self.url}/health/ready"]
-        return int(subprocess.run(line, capture_output=True, text=True, check=False).stdout)
+        """Status of /health/ready; 0 when nothing listens."""
+        try:
+            return httpx.get(f"{self.url}/health/ready", timeout=PATIENCE_S).status_code
+        except httpx.TransportError:
+            return 0
 
     def signal(self, number: signal.Signals) -> None:
         self.process.send_signal(number)
@@ -116,7 +115,7 @@ class Gateway:
 
     def metric(self, name: str, model: str) -> float:
         """Sum of a metric's samples for a model, from the admin listener."""
-        text = httpx.get(f"{self.admin_url}/metrics", timeout=10).text
+        text = httpx.get(f"{self.admin_url}/metrics", timeout=PATIENCE_S).text
         pattern = re.compile(
             rf'^{re.escape(name)}{{.*model_name="{model}".*}} (\S+)$', re.MULTILINE
         )

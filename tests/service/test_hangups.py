@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.service.server import DEMO, NANO, Gateway, wait_for
+from tests.service.server import DEMO, NANO, PATIENCE_S, Gateway, wait_for
 
 # Far more work than the test waits for; a request that was not aborted would still run.
 LONG = {"max_tokens": 6000, "ignore_eos": True, "temperature": 1}
@@ -32,7 +32,7 @@ def call(gateway: Gateway, path: str, body: dict[str, Any]) -> Any:
     """A raw request; the socket closes without a word at the end of the block."""
     data = json.dumps(body).encode()
     head = f"POST {path} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
-    with socket.create_connection(("127.0.0.1", gateway.port), timeout=60) as sock:
+    with socket.create_connection(("127.0.0.1", gateway.port), timeout=PATIENCE_S) as sock:
         sock.sendall(f"{head}content-length: {len(data)}\r\n\r\n".encode() + data)
         yield sock
 
@@ -46,10 +46,10 @@ def busy(gateway: Gateway, model: str) -> bool:
 def test_hanging_up_frees_the_engine(gateway: Gateway, name: str, moment: str) -> None:
     path, body = STREAMS[name]
     model = body.setdefault("model", DEMO)
-    wait_for(lambda: gateway.idle(model), 30, "idle before")
+    wait_for(lambda: gateway.idle(model), PATIENCE_S, "idle before")
 
     with call(gateway, path, {**body, "stream": moment == "mid-stream"}) as sock:
-        wait_for(lambda: busy(gateway, model), 30, "running")
+        wait_for(lambda: busy(gateway, model), PATIENCE_S, "running")
         if moment == "mid-stream" and name != "batch":
             assert sock.recv(4096).startswith(b"HTTP/1.1 200")
 
@@ -64,6 +64,6 @@ def test_hanging_up_before_the_first_token_frees_the_engine(gateway: Gateway) ->
         for number in range(4):
             messages[0]["content"] = f"{number} {LONG_PROMPT}"
             calls.enter_context(call(gateway, "/v1/chat/completions", body))
-        wait_for(lambda: busy(gateway, DEMO), 30, "running")
+        wait_for(lambda: busy(gateway, DEMO), PATIENCE_S, "running")
 
     wait_for(lambda: gateway.idle(DEMO), 15, "idle after the callers left")

@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from engine_config.profile import SHIPPED
-from tests.service.server import NANO, Gateway, alive, free_port, wait_for
+from tests.service.server import NANO, PATIENCE_S, Gateway, alive, free_port, wait_for
 
 # More than a test waits for, where the request must not end by itself.
 ENDLESS = 30_000
@@ -40,11 +40,11 @@ class Caller(threading.Thread):
         self.text = ""
         self.error: Exception | None = None
         self.start()
-        assert self.first.wait(60), "no first event"
+        assert self.first.wait(PATIENCE_S), "no first event"
 
     def run(self) -> None:
         try:
-            with httpx.stream("POST", self.url, json=self.body, timeout=60) as response:
+            with httpx.stream("POST", self.url, json=self.body, timeout=PATIENCE_S) as response:
                 for text in response.iter_text():
                     self.text += text
                     self.first.set()
@@ -58,13 +58,13 @@ def test_sigterm_lets_running_requests_finish_and_leaves_nothing(own: Gateway) -
 
     own.signal(signal.SIGTERM)
     wait_for(lambda: own.ready_status() == 503, 5, "readiness gone while draining")
-    refused = httpx.post(f"{own.url}/generate", json={"prompt": "a"}, timeout=10)
-    caller.join(60)
+    refused = httpx.post(f"{own.url}/generate", json={"prompt": "a"}, timeout=PATIENCE_S)
+    caller.join(PATIENCE_S)
 
     assert refused.status_code == 503 and int(refused.headers["retry-after"]) >= 1
     assert caller.error is None and caller.text.endswith("data: [DONE]\n\n")
     assert "generate.completed" in caller.text
-    assert own.process.wait(timeout=30) == 0, own.log.read_text()
+    assert own.process.wait(timeout=PATIENCE_S) == 0, own.log.read_text()
     wait_for(lambda: not alive(family), 15, f"still there: {family}")
 
 
@@ -81,10 +81,10 @@ def test_the_drain_is_bounded(tmp_path: Path) -> None:
 
 def test_no_engine_process_outlives_a_kill_9_of_the_gateway(own: Gateway) -> None:
     family = own.family()
-    assert len(family) >= 2
+    assert own.engine_process() in family
 
     own.signal(signal.SIGKILL)
-    own.process.wait(timeout=30)
+    own.process.wait(timeout=PATIENCE_S)
 
     wait_for(lambda: not alive(family), 15, f"still there: {family}")
 
@@ -93,10 +93,10 @@ def test_ctrl_c_drains_although_the_terminal_signals_the_whole_group(own: Gatewa
     caller, family = Caller(own), own.family()
 
     os.killpg(own.process.pid, signal.SIGINT)  # what a terminal does
-    caller.join(60)
+    caller.join(PATIENCE_S)
 
     assert caller.error is None and caller.text.endswith("data: [DONE]\n\n")
-    assert own.process.wait(timeout=30) == 0
+    assert own.process.wait(timeout=PATIENCE_S) == 0
     wait_for(lambda: not alive(family), 15, f"still there: {family}")
 
 
@@ -112,9 +112,13 @@ def test_a_killed_engine_is_told_and_rebuilt(own: Gateway) -> None:
     plain: list[httpx.Response] = []
     body = {"messages": [{"role": "user", "content": "Go"}], "max_tokens": ENDLESS}
     url = f"{own.url}/v1/chat/completions"
-    waiting = threading.Thread(target=lambda: plain.append(httpx.post(url, json=body, timeout=60)))
+    waiting = threading.Thread(
+        target=lambda: plain.append(httpx.post(url, json=body, timeout=PATIENCE_S))
+    )
     waiting.start()
-    wait_for(lambda: own.metric("vllm:num_requests_running", NANO) == 3, 30, "three running")
+    wait_for(
+        lambda: own.metric("vllm:num_requests_running", NANO) == 3, PATIENCE_S, "three running"
+    )
 
     own.engine_process().send_signal(signal.SIGKILL)
     for thread in (native, chat, waiting):
@@ -125,12 +129,15 @@ def test_a_killed_engine_is_told_and_rebuilt(own: Gateway) -> None:
     assert '"error"' in chat.text
     assert plain[0].status_code == 503 and int(plain[0].headers["retry-after"]) >= 1
     wait_for(lambda: own.ready_status() == 503, 10, "not ready")
-    refused = httpx.post(f"{own.url}/generate", json={"prompt": "a"}, timeout=10)
+    refused = httpx.post(f"{own.url}/generate", json={"prompt": "a"}, timeout=PATIENCE_S)
     assert refused.status_code == 503 and "retry-after" in refused.headers
-    assert httpx.get(f"{own.url}/health/live", timeout=10).status_code == 200
+    assert httpx.get(f"{own.url}/health/live", timeout=PATIENCE_S).status_code == 200
     own.wait_ready()
-    assert httpx.post(f"{own.url}/generate", json={"prompt": "a"}, timeout=30).status_code == 200
-    assert httpx.get(f"{own.url}/health", timeout=10).json()["models"][0]["restarts"] == 1
+    assert (
+        httpx.post(f"{own.url}/generate", json={"prompt": "a"}, timeout=PATIENCE_S).status_code
+        == 200
+    )
+    assert httpx.get(f"{own.url}/health", timeout=PATIENCE_S).json()["models"][0]["restarts"] == 1
 
 
 def test_a_hung_engine_is_not_ready_and_is_replaced_when_it_stays_so(own: Gateway) -> None:
@@ -138,14 +145,16 @@ def test_a_hung_engine_is_not_ready_and_is_replaced_when_it_stays_so(own: Gatewa
 
     core.suspend()
     wait_for(lambda: own.ready_status() == 503, 10, "seen as hung")
-    state = httpx.get(f"{own.url}/health", timeout=10).json()["models"][0]["state"]
+    state = httpx.get(f"{own.url}/health", timeout=PATIENCE_S).json()["models"][0]["state"]
     core.resume()
-    wait_for(lambda: own.ready_status() == 200, 30, "ready again when it goes on")
-    caller.join(60)
+    wait_for(lambda: own.ready_status() == 200, PATIENCE_S, "ready again when it goes on")
+    caller.join(PATIENCE_S)
     later = Caller(own, max_tokens=ENDLESS)
     core.suspend()
-    wait_for(lambda: not core.is_running() or core.status() == psutil.STATUS_ZOMBIE, 30, "killed")
-    later.join(30)
+    wait_for(
+        lambda: not core.is_running() or core.status() == psutil.STATUS_ZOMBIE, PATIENCE_S, "killed"
+    )
+    later.join(PATIENCE_S)
     own.wait_ready()
 
     assert state == "hung"
