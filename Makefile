@@ -21,7 +21,7 @@ COMPILE := $(BIN)/uv pip compile --quiet pyproject.toml --python-version 3.11 --
 export UV_FIND_LINKS := $(WHEELS)
 test test-unit: export HF_HUB_OFFLINE = 1
 
-.PHONY: help install serve test test-unit check fmt bench models lock clean
+.PHONY: help install serve test test-unit check fmt bench bench-thinking models lock clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -63,6 +63,11 @@ fmt: install ## format, and mend what lint can mend
 bench: install ## compare with stock vLLM side by side; writes bench/results/demo.json
 	$(BIN)/python -m bench.compare --profile $(PROFILE) --streams 1,16,64 --rounds 5 \
 		--max-tokens 40 --prompt-tokens 32 --out bench/results/$(PROFILE).json
+
+bench-thinking: install ## the same gateway with its thinking on and bypassed; writes bench/results/thinking.json
+	$(BIN)/python -m bench.compare --profile $(PROFILE) --a gateway --b gateway --streams 16 --rounds 5 \
+		--max-tokens 256 --prompt-tokens 32 --extra '{"reasoning_effort": "high", "temperature": 1}' \
+		--b-env GATEWAY_THINKING_GUARANTEE=false --out bench/results/thinking.json
 
 models: install ## build the demo and the test model now
 	$(BIN)/gateway models build smollm2-135m

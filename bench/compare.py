@@ -219,6 +219,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--prompt-tokens", type=int, default=64)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--api", choices=tuple(load.ROUTES), default="chat")
+    parser.add_argument("--extra", default="{}", help="fields of every request, as JSON")
     parser.add_argument("--stock-args-file", type=Path, help="instead of `gateway profiles args`")
     parser.add_argument("--out", type=Path, help="default: stdout")
     for which, kind, alias in (("a", "gateway", "--gateway-env"), ("b", "stock", "--stock-env")):
@@ -238,6 +239,7 @@ def plan_of(args: argparse.Namespace) -> Plan:
         prompt_tokens=args.prompt_tokens,
         seed=args.seed,
         api=args.api,
+        extra=args.extra,
     )
     return Plan(tuple(int(part) for part in args.streams.split(",")), args.rounds, one)
 

@@ -62,6 +62,7 @@ class Load:
     api: str = "chat"  # a key of ROUTES
     stream: bool = True
     timeout_s: float = 600.0  # for one request
+    extra: str = "{}"  # fields of every request, as JSON; they beat those above
 
 
 @dataclasses.dataclass(slots=True)
@@ -117,7 +118,7 @@ def request_body(load: Load, prompt: str) -> bytes:
         fields["messages"] = [{"role": "user", "content": prompt}]
     else:
         fields["prompt"] = prompt
-    return orjson.dumps(fields)
+    return orjson.dumps(fields | orjson.loads(load.extra))
 
 
 async def send(session: aiohttp.ClientSession, path: str, body: bytes, start: float) -> Sample:

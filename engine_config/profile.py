@@ -69,6 +69,10 @@ class Profile(Closed):
     model: Model
     # Default `max_tokens` of /thinking. A slow or a babbling model should not think for minutes unasked.
     thinking_max_tokens: int = Field(default=8192, ge=32)
+    # Depth of /v1 requests that ask for none; /thinking has medium. 0: such requests answer at once.
+    thinking_default: int = Field(default=3, ge=0, le=5)
+    # A file that `gateway calibrate` wrote, beside this one or absolute; it is bound to the model's hash.
+    calibration: Path | None = None
     vllm: dict[str, Value] = Field(default_factory=dict)
     environment: dict[str, Value] = Field(default_factory=dict)
 

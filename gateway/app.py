@@ -24,6 +24,7 @@ from gateway.policy.keys import RequireKey
 from gateway.routes import admin, batch_generate, generate, health, stats, thinking
 from gateway.routes.openai import OpenAIRoutes
 from gateway.settings import Settings
+from gateway.thinking.running import Running
 
 
 def create_app(settings: Settings, fleet: Fleet, figures: Figures) -> FastAPI:
@@ -32,7 +33,7 @@ def create_app(settings: Settings, fleet: Fleet, figures: Figures) -> FastAPI:
     for module in (generate, thinking, batch_generate, health, stats):
         app.include_router(module.router)
     native = {route.path: route.methods for route in app.routes if isinstance(route, APIRoute)}
-    app.mount("", OpenAIRoutes(fleet, settings, native))
+    app.mount("", OpenAIRoutes(fleet, settings, app.state.running, native))
     return app
 
 
@@ -48,11 +49,14 @@ def _app(title: str, settings: Settings, fleet: Fleet, figures: Figures) -> Fast
         title=title, version=__version__, redoc_url=None, swagger_ui_oauth2_redirect_url=None
     )
     app.state.settings, app.state.fleet, app.state.figures = settings, fleet, figures
+    app.state.running = Running()
     app.add_exception_handler(RequestValidationError, _on_invalid)
     app.add_exception_handler(HTTPException, _on_http)
     app.add_middleware(JsonBody, limit=settings.max_body_bytes)
     app.add_middleware(RequireKey, settings=settings)
-    app.add_middleware(Edge, observe=figures.observe)  # added last, so outermost
+    app.add_middleware(  # added last, so outermost
+        Edge, observe=figures.observe, keep_alive_s=settings.keep_alive_s
+    )
     return app
 
 

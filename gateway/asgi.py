@@ -3,6 +3,7 @@
 No `BaseHTTPMiddleware`: it costs several objects and a task per request, and a queue hop per chunk.
 """
 
+import asyncio
 import json
 import logging
 import re
@@ -24,6 +25,7 @@ log = logging.getLogger(__name__)
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 # Every caller's mistake costs a line of memory; a longer error than this is not one of vLLM's.
 MAX_ERROR_BYTES = 64 * 1024
+KEEP_ALIVE = b": keep-alive\n\n"
 
 
 class ClientGone(Exception):
@@ -56,9 +58,10 @@ class Edge:
     The id is put into the request headers too, so that vLLM's engine id, its logs and ours agree.
     """
 
-    def __init__(self, app: ASGIApp, observe: Observer) -> None:
+    def __init__(self, app: ASGIApp, observe: Observer, keep_alive_s: float = 0) -> None:
         self.app = app
         self.observe = observe
+        self.keep_alive_s = keep_alive_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
@@ -70,7 +73,7 @@ class Edge:
 
     async def _exchange(self, scope: Scope, receive: Receive, send: Send) -> None:
         exchange = _begin(scope)
-        out = _Outbound(send, exchange)
+        out = _Outbound(send, exchange, self.keep_alive_s)
 
         async def watched() -> Message:
             message = await receive()
@@ -88,6 +91,7 @@ class Edge:
             log.exception("request %s failed", exchange.request_id)
             await _answer(InternalError("internal error; the log has it"), scope, receive, out)
         finally:
+            out.close()
             exchange.ended = time.perf_counter()
             if exchange.route is None and (matched := scope.get("route")):
                 exchange.route = matched.path
@@ -118,9 +122,12 @@ class _Outbound:
     """The one `send` wrapper. A good answer's chunks pass straight through; an error's body is held
     back until it is whole, to put the request id into it."""
 
-    def __init__(self, send: Send, exchange: Exchange) -> None:
+    def __init__(self, send: Send, exchange: Exchange, keep_alive_s: float) -> None:
         self.send = send
         self.exchange = exchange
+        self.keep_alive_s = keep_alive_s
+        self.sent_at = 0.0
+        self.beating: asyncio.Task[None] | None = None
         self.started = False
         self.complete = False
         self.held: Message | None = None
@@ -135,7 +142,21 @@ class _Outbound:
             if self.exchange.first_byte is None:
                 self.exchange.first_byte = time.perf_counter()
             self.complete = not message.get("more_body", False)
+            self.sent_at = time.perf_counter()
             await self.send(message)
+
+    def close(self) -> None:
+        if self.beating is not None:
+            self.beating.cancel()
+
+    async def _beat(self) -> None:
+        """A comment whenever a stream was silent for too long: proxies and clients cut silent ones."""
+        while not self.complete:
+            await asyncio.sleep(self.sent_at + self.keep_alive_s - time.perf_counter())
+            if not self.complete and time.perf_counter() - self.sent_at >= self.keep_alive_s:
+                self.sent_at = time.perf_counter()
+                message = {"type": "http.response.body", "body": KEEP_ALIVE, "more_body": True}
+                await self.send(message)
 
     def withdraw(self) -> bool:
         """Take back a start that was only held. False: something is on the wire already."""
@@ -153,8 +174,11 @@ class _Outbound:
             headers["request-id"] = self.exchange.request_id  # where Anthropic's SDK looks
         if message["status"] >= 400 and headers.get("content-type") == "application/json":
             self.held = message
-        else:
-            await self.send(message)
+            return
+        await self.send(message)
+        if self.exchange.streamed and self.keep_alive_s:
+            self.sent_at = time.perf_counter()
+            self.beating = asyncio.create_task(self._beat())
 
     async def _error_body(self, message: Message) -> None:
         """Hold back until it is whole; one too long to be an error of ours goes on as it is."""

@@ -15,6 +15,7 @@ from engine_config.build import registry
 from engine_config.build.cache import ModelCacheError
 from engine_config.profile import ProfileError, available, cli_args, load
 from gateway import __version__
+from gateway.cli_calibrate import calibrate, questions
 from gateway.console import Console
 from gateway.engines.fleet import EngineStartFailed
 from gateway.engines.opening import locate
@@ -32,6 +33,8 @@ models = typer.Typer(
 )
 app.add_typer(profiles, name="profiles")
 app.add_typer(models, name="models")
+app.command("calibrate")(calibrate)
+app.command("questions")(questions)
 
 ProfilesDir = Annotated[
     Path | None, typer.Option("--profiles-dir", help="A folder of your own profiles.")

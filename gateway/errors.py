@@ -57,6 +57,14 @@ class InvalidRequest(GatewayError):
     openai_type = "invalid_request_error"
 
 
+class NoAnswer(GatewayError):
+    """The model said nothing that can be seen; a 200 would break the promise of an answer."""
+
+    status = HTTPStatus.UNPROCESSABLE_ENTITY
+    code = "no_answer"
+    openai_type = "invalid_request_error"
+
+
 class Unauthorized(GatewayError):
     status = HTTPStatus.UNAUTHORIZED
     code = "invalid_api_key"

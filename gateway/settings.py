@@ -13,6 +13,8 @@ from dotenv import dotenv_values
 from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from gateway.thinking.effort import Frame
+
 PREFIX = "GATEWAY_"
 # Ours too, but read by the model builder, which knows nothing of this object.
 BUILDER_VARIABLES = {"GATEWAY_CACHE_DIR", "GATEWAY_MODEL_SOURCES"}
@@ -63,6 +65,27 @@ class Settings(BaseSettings):
     max_batch_requests: int = Field(
         default=64, ge=1, description="Most requests in one `/batch_generate` call."
     )
+    thinking_default_depth: int | None = Field(
+        default=None,
+        ge=0,
+        le=5,
+        description="Depth of /v1 requests that ask for none, 0 to 5. Unset: the profile's.",
+    )
+    thinking_ceiling: int | None = Field(
+        default=None, ge=0, description="Most thinking tokens of any request, whatever it asks for."
+    )
+    thinking_guarantee: bool = Field(
+        default=True,
+        description="Bound thinking on /v1 routes and always answer. false: vLLM's own behaviour.",
+    )
+    reasoning_fields: Literal["both", "reasoning", "reasoning_content"] = Field(
+        default="both",
+        description="Field of the thought in chat completions: vLLM's and OpenRouter's `reasoning`, "
+        "DeepSeek's and LiteLLM's `reasoning_content`, or both.",
+    )
+    keep_alive_s: float = Field(
+        default=15, ge=0, description="A comment on streams silent for so long, seconds. 0: none."
+    )
     drain_timeout_s: float = Field(
         default=30, ge=0, description="After SIGTERM: how long running requests may go on, seconds."
     )
@@ -80,6 +103,11 @@ class Settings(BaseSettings):
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         default="INFO", description="What is logged: DEBUG, INFO, WARNING or ERROR."
     )
+
+    def thinking_frame(self, default: int) -> Frame:
+        """What the operator allows; `default` is the profile's depth."""
+        given = self.thinking_default_depth
+        return Frame(default if given is None else given, self.thinking_ceiling)
 
     @field_validator("profiles", mode="before")
     @classmethod

@@ -29,17 +29,46 @@ from gateway.engines.types import Delta, Job, Limits, TokenIds
 from gateway.errors import InvalidRequest
 from gateway.observability.figures import Figures
 from gateway.settings import Settings
+from gateway.thinking.dialect import Dialect
 
 PATIENCE_S = 10  # a bound for tests that would hang; nothing is measured with it
 
 
+# Each mark of a thought is one token, as in Qwen3's vocabulary: a character nobody uses.
+MARKS = {"<think>": "\ue000", "</think>": "\ue001", "<tool_call>": "\ue002"}
+VOCABULARY = 0xE003
+
+
 def tokens(text: str) -> TokenIds:
-    """One token per character; reversible by `text_of`."""
+    """One token per character and per mark; reversible by `text_of`."""
+    for mark, character in MARKS.items():
+        text = text.replace(mark, character)
     return tuple(map(ord, text))
 
 
 def text_of(ids: Sequence[int]) -> str:
-    return "".join(map(chr, ids))
+    text = "".join(map(chr, ids))
+    for mark, character in MARKS.items():
+        text = text.replace(character, mark)
+    return text
+
+
+def letters(text: str) -> TokenIds:
+    """Token ids of a vocabulary that knows no marks."""
+    return tuple(map(ord, text))
+
+
+KNOWS_MARKS = Dialect(tokens, text_of, VOCABULARY)
+PLAIN_TEXT = Dialect(letters, lambda ids: "".join(map(chr, ids)), 0xD800)
+
+
+@dataclass
+class Entry:
+    """A candidate of a log-probability row, as vLLM's `Logprob`."""
+
+    logprob: float
+    rank: int = 1
+    decoded_token: str | None = None
 
 
 @dataclass
@@ -47,6 +76,7 @@ class Script:
     """What one job is answered with: a delta per text, the last one with the finish reason."""
 
     texts: Sequence[str] = ("ok",)
+    logprobs: Sequence[Mapping[int, Entry]] | None = None  # a row per token of the whole
     finish: str = "stop"
     stop_reason: int | str | None = None
     tail: Sequence[int] = ()  # tokens without text at the end: an EOS, a stop string
@@ -60,8 +90,13 @@ class Script:
 class ScriptedEngine:
     """Keeps `gateway.engines.types.Engine`. `script` says what each job gets."""
 
-    def __init__(self, name: str = "scripted", context: int = 4096) -> None:
+    def __init__(
+        self, name: str = "scripted", context: int = 4096, dialect: Dialect = KNOWS_MARKS
+    ) -> None:
         self.name = name
+        self.dialect: Dialect | None = dialect
+        self.thinks = True
+        self.loops = False  # what `looping` says
         self.script: Callable[[Job], Script] = lambda job: Script()
         self.opens_thought = False  # as a template that ends in <think> does
         self.limits = Limits(max_model_len=context, max_num_seqs=16)
@@ -87,12 +122,16 @@ class ScriptedEngine:
             raise InvalidRequest("the prompt is longer than the context", "prompt")
         return tokens(text)
 
-    async def render_chat(self, messages: Sequence[Mapping[str, Any]]) -> TokenIds:
+    async def render_chat(
+        self, messages: Sequence[Mapping[str, Any]], thinking: bool = False
+    ) -> TokenIds:
         turns = "".join(f"<{message['role']}>{message['content']}" for message in messages)
-        return tokens(f"{turns}<assistant>" + ("<think>\n" if self.opens_thought else ""))
+        opening = "<think>\n" if self.opens_thought else ""
+        assert self.dialect is not None
+        return self.dialect.encode(f"{turns}<assistant>{opening}")
 
-    async def tokenize(self, text: str) -> TokenIds:
-        return tokens(text)
+    def looping(self, ids: Sequence[int]) -> bool:
+        return self.loops
 
     async def generate(self, job: Job) -> AsyncGenerator[Delta, None]:
         script = self.script(job)
@@ -104,16 +143,31 @@ class ScriptedEngine:
             for step, text in enumerate(script.texts):
                 await _before(step, script)
                 for index in range(job.sampling.get("n", 1) if job.stream else 0):
-                    yield _delta(script, step, index, text)
+                    yield self._delta(script, step, index, text)
             await _before(len(script.texts), script)
             for index in range(0 if job.stream else job.sampling.get("n", 1)):
-                yield _delta(script, len(script.texts) - 1, index, "".join(script.texts))
+                yield self._delta(script, len(script.texts) - 1, index, "".join(script.texts))
         except (GeneratorExit, asyncio.CancelledError):
             await asyncio.sleep(0)  # vLLM's abort awaits too: a second cancel would lose it
             self.aborted.append(job.request_id)
             raise
         finally:
             self.running.discard(job.request_id)
+
+    def _delta(self, script: Script, step: int, index: int, text: str) -> Delta:
+        assert self.dialect is not None
+        last = step == len(script.texts) - 1
+        ids = (*self.dialect.encode(text), *(script.tail if last else ()))
+        done = sum(len(self.dialect.encode(earlier)) for earlier in script.texts[:step])
+        return Delta(
+            index=index,
+            text=text,
+            token_ids=ids,
+            finish_reason=script.finish if last else None,
+            stop_reason=script.stop_reason if last else None,
+            cached_tokens=script.cached,
+            logprobs=script.logprobs and script.logprobs[done : done + len(ids)],
+        )
 
     async def model_card(self) -> dict[str, Any]:
         return {"id": self.name, "object": "model", "root": self.name}
@@ -156,18 +210,6 @@ async def _before(step: int, script: Script) -> None:
         await script.gate.wait()
     if script.failure is not None and step == script.fail_at:
         raise script.failure
-
-
-def _delta(script: Script, step: int, index: int, text: str) -> Delta:
-    last = step == len(script.texts) - 1
-    return Delta(
-        index=index,
-        text=text,
-        token_ids=(*tokens(text), *(script.tail if last else ())),
-        finish_reason=script.finish if last else None,
-        stop_reason=script.stop_reason if last else None,
-        cached_tokens=script.cached,
-    )
 
 
 async def _frames() -> AsyncIterator[bytes]:

@@ -14,10 +14,12 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from engine_config.profile import Profile, ProfileError
+from engine_config.fingerprint import fingerprint
+from engine_config.profile import HubModel, Profile, ProfileError
 from gateway.engines.types import Engine, Opener
 from gateway.errors import EngineUnavailable, ModelNotFound
 from gateway.settings import Settings
+from gateway.thinking.calibration import Calibration, fitting
 
 log = logging.getLogger(__name__)
 
@@ -69,6 +71,8 @@ class ServedModel:
     known_card: dict[str, Any] | None = (
         None  # of the last engine; a name stays listed while it is away
     )
+    fingerprint: str | None = None  # of the model, see engine_config/fingerprint.py
+    calibration: Calibration | None = None  # of confidence; None: none that fits this model
     start_s: float = USUAL_START_S  # how long the last start took
     failures: int = 0  # failed starts in a row
     restarts: int = 0
@@ -84,6 +88,7 @@ class ServedModel:
     async def open(self) -> None:
         """Load an engine and put it in service. Whatever the opener raises comes out."""
         started = time.monotonic()
+        await asyncio.to_thread(self._know)
         engine = await self.opener(self.profile, self.location)
         try:
             self.known_card = await engine.model_card()
@@ -94,6 +99,14 @@ class ServedModel:
         self.start_s = time.monotonic() - started
         self.failures = 0
         self.state = State.READY
+
+    def _know(self) -> None:
+        """Which model it is, and the calibration made for it."""
+        model = self.profile.model
+        revision = model.revision if isinstance(model, HubModel) else ""
+        self.fingerprint = fingerprint(self.location, revision)
+        if (path := self.profile.calibration) is not None:
+            self.calibration = fitting(path, self.fingerprint)
 
     def take(self) -> Slot:
         """The slot to use now.

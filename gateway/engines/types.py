@@ -7,12 +7,15 @@ in another one, or scripted for a test.
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from prometheus_client import CollectorRegistry
 from starlette.types import ASGIApp
 
 from engine_config.profile import Profile
+
+if TYPE_CHECKING:  # it is made of the types below
+    from gateway.thinking.dialect import Dialect
 
 TokenIds = tuple[int, ...]
 
@@ -22,16 +25,18 @@ class Job:
     """One generation, already validated.
 
     `sampling` holds vLLM's own names (temperature, top_p, stop, n, seed, logprobs ...); what is
-    missing falls to the model's generation config, then to vLLM's defaults.
+    missing falls to the model's generation config, then to vLLM's defaults. Where a caller came through
+    vLLM's own handlers it is vLLM's parameter object. `changes` are made to either, by vLLM's names.
     """
 
     request_id: str
     prompt: TokenIds  # shape (n_prompt,)
     max_tokens: int  # >= 1
-    sampling: Mapping[str, Any] = field(default_factory=dict)
+    sampling: Any = field(default_factory=dict)
     priority: int = 0  # lower is earlier
     stream: bool = True  # False: one Delta per completion, at its end
     reasoning_ended: bool | None = None  # True: a grammar binds from the first token
+    changes: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +49,8 @@ class Delta:
     finish_reason: str | None  # "stop", "length", ...; None while it goes on
     stop_reason: int | str | None = None  # the stop string or token id that ended it
     cached_tokens: int = 0  # prompt tokens found in the prefix cache
-    logprobs: list[dict[str, Any]] | None = None  # per new token: token, logprob, top
+    # Per new token: id -> entry with `logprob`, `rank`, `decoded_token`; None for a token not drawn.
+    logprobs: Sequence[Mapping[int, Any] | None] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +68,8 @@ class Engine(Protocol):
     registry: CollectorRegistry
     limits: Limits
     device: str  # "cpu", "cuda", ...
+    dialect: "Dialect | None"  # how it opens and closes a thought
+    thinks: bool  # its OpenAI routes tell thought from answer
 
     async def render_text(self, text: str) -> TokenIds:
         """Tokens of a raw prompt.
@@ -71,16 +79,18 @@ class Engine(Protocol):
         """
         ...
 
-    async def render_chat(self, messages: Sequence[Mapping[str, Any]]) -> TokenIds:
-        """Tokens of a conversation in the model's chat template, ready for its answer.
+    async def render_chat(
+        self, messages: Sequence[Mapping[str, Any]], thinking: bool = False
+    ) -> TokenIds:
+        """Tokens of a conversation in the model's chat template, ready for its thought or answer.
 
         Raises:
             InvalidRequest: not a conversation, or longer than the model's context.
         """
         ...
 
-    async def tokenize(self, text: str) -> TokenIds:
-        """Tokens of a piece of text, without special tokens added at its ends."""
+    def looping(self, ids: Sequence[int]) -> bool:
+        """The tail of the tokens repeats itself again and again."""
         ...
 
     def generate(self, job: Job) -> AsyncGenerator[Delta, None]:

@@ -39,7 +39,6 @@ from vllm.entrypoints.serve.engine.protocol import ErrorResponse
 from vllm.entrypoints.serve.utils.api_utils import cli_env_setup
 from vllm.exceptions import GracefulHTTPError, RetryableRequestError, VLLMClientError
 from vllm.inputs.engine import tokens_input
-from vllm.outputs import CompletionOutput, RequestOutput
 from vllm.platforms import current_platform
 from vllm.sampling_params import SamplingParams
 from vllm.usage.usage_lib import UsageContext
@@ -54,12 +53,14 @@ from vllm.v1.spec_decode.metrics import SpecDecodingProm
 from engine_config.profile import Profile, ProfileError, cli_args
 from gateway.asgi import error_response
 from gateway.engines.types import Delta, Job, Limits, TokenIds
+from gateway.engines.vllm_thinking import ThinkingClient, changed, delta_of, looping
 from gateway.errors import (
     EngineOverloaded,
     EngineUnavailable,
     InvalidRequest,
     from_validation,
 )
+from gateway.thinking.dialect import Dialect, dialect_of
 
 SHUTDOWN_TIMEOUT_S = 10
 # Children inherit os.environ at their start (trap 1.4.8), so one engine starts at a time.
@@ -109,13 +110,24 @@ async def open_engine(profile: Profile, model: Path | str) -> "VllmEngine":
         await client.reset_mm_cache()
         tasks = await client.get_supported_tasks()
         app = build_app(args, tasks, client.model_config)
-        await init_app_state(client, app.state, args, tasks)
+        dialect = await asyncio.to_thread(_dialect, client)
+        # With a reasoning parser, vLLM's routes tell thought from answer; then they get the guarantee.
+        served = ThinkingClient(client, dialect) if args.reasoning_parser else client
+        await init_app_state(served, app.state, args, tasks)
     except BaseException:
         await asyncio.to_thread(client.shutdown, timeout=SHUTDOWN_TIMEOUT_S)
         raise
     _trim(app)
     await asyncio.to_thread(freeze_gc_heap)
-    return VllmEngine(client, app, registry, heartbeat)
+    engine = VllmEngine(client, app, registry, heartbeat)
+    engine.dialect, engine.thinks = dialect, served is not client
+    return engine
+
+
+def _dialect(client: AsyncLLM) -> Dialect:
+    tokenizer = client.renderer.get_tokenizer()
+    eos = client.model_config.get_diff_sampling_param().get("stop_token_ids", [])
+    return dialect_of(tokenizer, len(tokenizer), frozenset([tokenizer.eos_token_id, *eos]))
 
 
 def _start(
@@ -238,6 +250,8 @@ class VllmEngine:
         self.limits = Limits(
             client.model_config.max_model_len, client.vllm_config.scheduler_config.max_num_seqs
         )
+        self.dialect: Dialect | None = None
+        self.thinks = False
         self.device = str(current_platform.device_type)
         self._client = client
         self._heartbeat = heartbeat
@@ -250,16 +264,20 @@ class VllmEngine:
             request = CompletionRequest(prompt=text, max_tokens=1)
             return _prompt_ids(await self._renderer.render_completion(request))
 
-    async def render_chat(self, messages: Sequence[Mapping[str, Any]]) -> TokenIds:
+    async def render_chat(
+        self, messages: Sequence[Mapping[str, Any]], thinking: bool = False
+    ) -> TokenIds:
         with vllm_errors():
-            request = ChatCompletionRequest.model_validate({"messages": list(messages)})
+            request = ChatCompletionRequest.model_validate(
+                {
+                    "messages": list(messages),
+                    "chat_template_kwargs": {"enable_thinking": thinking},
+                }
+            )
             rendered = await self._renderer.render_chat(request)
             return _prompt_ids(rendered if isinstance(rendered, ErrorResponse) else rendered[1])
 
-    async def tokenize(self, text: str) -> TokenIds:
-        tokenizer = self._client.renderer.get_tokenizer()
-        ids = await asyncio.to_thread(tokenizer.encode, text, add_special_tokens=False)
-        return tuple(ids)
+    looping = staticmethod(looping)
 
     async def generate(self, job: Job) -> AsyncGenerator[Delta, None]:
         with vllm_errors():
@@ -273,12 +291,13 @@ class VllmEngine:
             async with aclosing(source) as outputs:  # closing it is the abort
                 async for output in outputs:
                     for completion in output.outputs:
-                        yield _delta(output, completion)
+                        yield delta_of(output, completion)
 
     def _params(self, job: Job) -> SamplingParams:
         fields = {"prompt": [0], "stream": job.stream, **job.sampling}
         request = CompletionRequest.model_validate(fields)
-        return request.to_sampling_params(job.max_tokens, self._defaults)
+        params = request.to_sampling_params(job.max_tokens, self._defaults)
+        return changed(params, job) if job.changes else params
 
     async def model_card(self) -> dict[str, Any]:
         card = (await self._models.show_available_models()).data[0]
@@ -310,30 +329,3 @@ def _prompt_ids(rendered: Any) -> TokenIds:
     if isinstance(rendered, ErrorResponse):
         raise InvalidRequest(rendered.error.message, rendered.error.param)
     return tuple(rendered[0]["prompt_token_ids"])
-
-
-def _delta(output: RequestOutput, completion: CompletionOutput) -> Delta:
-    return Delta(
-        index=completion.index,
-        text=completion.text,
-        token_ids=completion.token_ids,
-        finish_reason=completion.finish_reason,
-        stop_reason=completion.stop_reason,
-        cached_tokens=output.num_cached_tokens or 0,
-        logprobs=_logprobs(completion),
-    )
-
-
-def _logprobs(completion: CompletionOutput) -> list[dict[str, Any]] | None:
-    """Per token the sampled one and the top candidates, as OpenAI's chat `logprobs.content` has them."""
-    if completion.logprobs is None:
-        return None
-    rows = []
-    for token_id, candidates in zip(completion.token_ids, completion.logprobs, strict=False):
-        named = [
-            {"token": entry.decoded_token, "token_id": other, "logprob": entry.logprob}
-            for other, entry in candidates.items()
-        ]
-        sampled = next(row for row in named if row["token_id"] == token_id)
-        rows.append({**sampled, "top_logprobs": named})
-    return rows

@@ -209,6 +209,19 @@ def room(engine: Engine, n_prompt: int, wanted: int, explicit: bool) -> int:
     return min(wanted, left)
 
 
+def logprob_rows(delta: Delta) -> list[dict[str, Any]]:
+    """Per token the sampled one and the top candidates, as OpenAI's chat `logprobs.content` has them."""
+    rows = []
+    for token_id, candidates in zip(delta.token_ids, delta.logprobs or (), strict=False):
+        named = [
+            {"token": entry.decoded_token, "token_id": other, "logprob": entry.logprob}
+            for other, entry in (candidates or {}).items()
+        ]
+        sampled = next(row for row in named if row["token_id"] == token_id)
+        rows.append({**sampled, "top_logprobs": named})
+    return rows
+
+
 class Tally:
     """Folds deltas into the plain answer."""
 
@@ -223,7 +236,7 @@ class Tally:
         self.texts[delta.index] += delta.text
         self.tokens[delta.index] += len(delta.token_ids)
         self.reasons[delta.index] = delta.finish_reason
-        self.logprobs[delta.index].extend(delta.logprobs or ())
+        self.logprobs[delta.index].extend(logprob_rows(delta))
         self.cached = delta.cached_tokens
 
     def body(self, n_prompt: int, seconds: float) -> dict[str, Any]:

@@ -68,6 +68,8 @@ def _model(model: ServedModel) -> dict[str, Any]:
         "profile": model.profile.name,
         "state": model.state.value,
         "restarts": model.restarts,
+        "fingerprint": model.fingerprint,
+        "calibrated": model.calibration is not None,
         "model_loaded": model.slot is not None,
     }
     if model.slot is not None:

@@ -6,13 +6,19 @@ mounts beside them (`/invocations`, `/pause`, `/inference/*`, `*/render`, ...) d
 
 from collections.abc import Mapping
 
+import orjson
 from starlette.responses import JSONResponse
 from starlette.types import Receive, Scope, Send
 
+from gateway.body import replay
 from gateway.engines.fleet import Fleet
+from gateway.engines.types import Engine
 from gateway.errors import InvalidRequest, MethodNotAllowed, NotFound
 from gateway.policy import bounds
+from gateway.routes.shape import Shape
 from gateway.settings import Settings
+from gateway.thinking.effort import amended, read
+from gateway.thinking.running import Running
 
 # Path -> methods. These go to the app of the slot that the body's `model` names.
 FORWARDED: Mapping[str, frozenset[str]] = {
@@ -26,6 +32,7 @@ FORWARDED: Mapping[str, frozenset[str]] = {
     "/version": frozenset({"GET"}),
     "/ping": frozenset({"GET", "POST"}),
 }
+THINKING = frozenset({"/v1/chat/completions", "/v1/responses", "/v1/messages"})
 BODILESS = frozenset({"/version", "/ping"})
 MODELS = "/v1/models"
 
@@ -33,7 +40,10 @@ MODELS = "/v1/models"
 class OpenAIRoutes:
     """An ASGI app; mounted last, so it also answers 404 for whatever no route of ours matches."""
 
-    def __init__(self, fleet: Fleet, settings: Settings, native: Mapping[str, set[str]]) -> None:
+    def __init__(
+        self, fleet: Fleet, settings: Settings, running: Running, native: Mapping[str, set[str]]
+    ) -> None:
+        self.running = running
         self.native = native  # path -> methods of our own routes, to tell a 405 from a 404
         self.fleet = fleet
         self.settings = settings
@@ -59,9 +69,21 @@ class OpenAIRoutes:
                 raise InvalidRequest("the body is empty; send a JSON object")
             request = {}
         bounds.check(request, self.settings)
+        model = self.fleet.find(request.get("model"))
         slot = self.fleet.slot(request.get("model"))
         with slot.use() as engine:
-            await engine.app(scope, receive, send)
+            if not self._thinks(scope["path"], engine):
+                await engine.app(scope, receive, send)
+                return
+            plan = read(request, self.settings.thinking_frame(model.profile.thinking_default))
+            await receive()  # the body as it came
+            receive = replay(orjson.dumps(amended(request, plan)), receive)
+            send = Shape(send, plan, self.settings.reasoning_fields)
+            with self.running.registered(scope["gateway.exchange"].request_id, plan):
+                await engine.app(scope, receive, send)
+
+    def _thinks(self, path: str, engine: Engine) -> bool:
+        return path in THINKING and engine.thinks and self.settings.thinking_guarantee
 
     async def _models(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["method"] != "GET":

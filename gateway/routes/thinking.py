@@ -1,30 +1,35 @@
-"""`POST /thinking`: think for a bounded time, then answer.
+"""`POST /thinking`: think for a bounded time, then answer; and `answer_now` for one that runs.
 
-A first version: reasoning and answer apart, budget by depth or exact. Steps, checks, confidence, samples
-and early exit are not here yet; asking for them is a 400, not silence.
+docs/thinking.md tells callers about depth, budget, checks, confidence and samples.
 """
 
 import time
 from contextlib import aclosing
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 from fastapi import APIRouter, Request
-from pydantic import AliasChoices, Field, field_validator, model_validator
+from pydantic import AliasChoices, Field, model_validator
 from starlette.responses import Response
 
 from gateway.asgi import Exchange
-from gateway.engines.fleet import Fleet
+from gateway.engines.fleet import Fleet, ServedModel
+from gateway.engines.types import Engine
 from gateway.policy import bounds
-from gateway.routes.generate import Messages, Sampling, room, usage
+from gateway.routes.generate import Messages, Sampling, room
 from gateway.routes.streams import Clock, Event, Events, answer
+from gateway.routes.thinking_body import sample_row, shown_reasoning, whole
 from gateway.settings import Settings
-from gateway.thinking.budget import DEPTHS, NAMES
-from gateway.thinking.run import Outcome, ThinkingRun
+from gateway.thinking import effort
+from gateway.thinking.parallel import Parallel
 from gateway.thinking.run import Request as ThinkingRequest
+from gateway.thinking.run import ThinkingRun
+from gateway.thinking.running import Running
+from gateway.thinking.sample import TOP_K, TOP_K_EXIT, Sample
 
 router = APIRouter(tags=["native"])
 
-MEDIUM = 3
+PROGRESS_EVERY = 64  # thinking tokens
 
 
 class ThinkRequest(Sampling):
@@ -33,13 +38,18 @@ class ThinkRequest(Sampling):
     model: str | None = Field(default=None, description="Default: the first served model.")
     question: str | None = Field(default=None, min_length=1)
     messages: Messages | None = None
-    thinking_depth: int = Field(
-        default=MEDIUM,
-        ge=0,
-        lt=len(DEPTHS),
+    thinking_depth: int | str | None = Field(
+        default=None,
         validation_alias=AliasChoices("thinking_depth", "reasoning_effort"),
-        description="0-5, or none, minimal, low, medium, high, xhigh, max.",
+        description="0-5, or none, minimal, low, medium (default), high, xhigh, max.",
     )
+    reasoning: dict[str, Any] | None = Field(
+        default=None, description="OpenAI's and OpenRouter's form: `effort`, `max_tokens`."
+    )
+    thinking: dict[str, Any] | None = Field(
+        default=None, description="Anthropic's form: `type`, `budget_tokens`."
+    )
+    enable_thinking: bool | None = Field(default=None, description="false: answer at once.")
     thinking_budget: int | None = Field(
         default=None,
         ge=0,
@@ -49,16 +59,21 @@ class ThinkRequest(Sampling):
     max_tokens: int | None = Field(
         default=None, ge=1, description="Thinking and answer together; default: the profile's."
     )
-    include_reasoning: bool = Field(default=True, description="false only hides it.")
+    include_reasoning: bool | Literal["steps", "text"] = Field(
+        default=True, description="Only hides: false, or just the `steps`, or just the `text`."
+    )
+    validate_: bool = Field(
+        default=True, alias="validate", description="Run the checks of docs/thinking.md."
+    )
+    confidence: Literal["off", "logprobs", "auto"] = Field(
+        default="auto", description="auto and logprobs: from log-probabilities. off: none."
+    )
+    samples: int = Field(default=1, ge=1, description="Thoughts in parallel; they vote.")
+    early_exit: Literal["off", "logprob", "probe"] = Field(
+        default="off", description="End the thought when the model is ready to answer."
+    )
     response_format: dict[str, Any] | None = Field(default=None, description="Of the answer.")
     stream: bool = False
-
-    @field_validator("thinking_depth", mode="before")
-    @classmethod
-    def depth_by_name(cls, depth: Any) -> Any:
-        if isinstance(depth, str) and depth not in NAMES:
-            raise ValueError(f"one of 0-5 or {', '.join(NAMES)}")
-        return NAMES[depth] if isinstance(depth, str) else depth
 
     @model_validator(mode="after")
     def one_input(self) -> "ThinkRequest":
@@ -75,91 +90,181 @@ async def thinking(body: ThinkRequest, request: Request) -> Response:
     """Think, then answer. `stream: true` sends `thinking.*` events, the last with this body."""
     state = request.app.state
     exchange: Exchange = request.scope["gateway.exchange"]
-    events = thinking_events(state.fleet, state.settings, body, exchange.request_id)
-    return await answer(request, events, body.stream)
+    call = Call(body, state.fleet, state.settings, state.running, exchange.request_id)
+    return await answer(request, call.events(), body.stream)
 
 
-async def thinking_events(
-    fleet: Fleet, settings: Settings, body: ThinkRequest, request_id: str
-) -> Events:
-    """`thinking.created`, reasoning, answer, then `thinking.completed` with the whole body."""
-    bounds.check(body.model_dump(), settings)
-    clock = Clock()
-    head: dict[str, Any] = {
-        "id": f"think-{request_id}",
-        "object": "thinking.response",
-        "created": int(time.time()),
-        "model": fleet.find(body.model).name,
+@router.post("/thinking/{request_id}/answer_now")
+async def answer_now(request_id: str, request: Request) -> dict[str, str]:
+    """End the thinking of a running request of any route; it answers from what it has."""
+    running: Running = request.app.state.running
+    return {
+        "id": request_id,
+        "object": "thinking.answer_now",
+        "phase": running.answer_now(request_id),
     }
-    with fleet.slot(body.model).use() as engine:
-        prompt = await engine.render_chat(body.conversation())
-        wanted = body.max_tokens or fleet.find(body.model).profile.thinking_max_tokens
-        run = ThinkingRun(
-            engine,
-            ThinkingRequest(
-                request_id=head["id"],
-                prompt=prompt,
-                level=body.thinking_depth,
-                budget=body.thinking_budget,
-                max_tokens=room(engine, len(prompt), wanted, body.max_tokens is not None),
-                sampling=body.sampling(),
-                stop=tuple(body.stop),
-                response_format=body.response_format,
-                priority=body.priority,
-            ),
+
+
+@dataclass
+class Call:
+    """One `/thinking` request being served."""
+
+    body: ThinkRequest
+    fleet: Fleet
+    settings: Settings
+    running: Running
+    request_id: str
+
+    async def events(self) -> Events:
+        """`thinking.created`, reasoning, answer, ... then `thinking.completed` with the whole body."""
+        body, settings = self.body, self.settings
+        bounds.check(body.model_dump(by_alias=True), settings)
+        bounds.check({"n": body.samples}, settings)
+        clock = Clock()
+        model = self.fleet.find(body.model)
+        wanted = body.max_tokens or model.profile.thinking_max_tokens
+        plan = effort.read(
+            {**body.model_dump(exclude_none=True), "max_tokens": wanted},
+            settings.thinking_frame(effort.MEDIUM),
         )
-        created: Event | None = Event("thinking.created", dict(head))
-        async with aclosing(_pieces(run, body.include_reasoning)) as pieces:
-            async for event in pieces:
-                if created is not None:  # not before the engine has taken it: a refusal is no 200
-                    yield created
-                    created = None
-                yield event
-    whole = head | _body(run.outcome, body.include_reasoning, clock.seconds())
-    yield Event("thinking.completed", {"response": whole})
+        head: dict[str, Any] = {
+            "id": f"think-{self.request_id}",
+            "object": "thinking.response",
+            "created": int(time.time()),
+            "model": model.name,
+        }
+        with self.fleet.slot(body.model).use() as engine:
+            samples = await self._samples(engine, plan, wanted)
+            plan.runs.extend(sample.run for sample in samples)
+            created: Event | None = Event("thinking.created", dict(head))
+            with self.running.registered(self.request_id, plan):
+                async with aclosing(self._run(samples, model)) as events:
+                    async for event in events:
+                        if created is not None:  # not before the engine has taken it
+                            yield created
+                            created = None
+                        if "response" in event.data:
+                            timed = _timed(event.data["response"], clock.seconds())
+                            event = Event(event.type, {"response": head | timed})
+                        yield event
+
+    async def _samples(self, engine: Engine, plan: effort.Plan, wanted: int) -> list[Sample]:
+        body = self.body
+        prompt = await engine.render_chat(body.conversation(), thinking=plan.thinks)
+        sampling = body.sampling() | {"stop": body.stop}
+        top_k = TOP_K_EXIT if body.early_exit == "logprob" else TOP_K
+        measured = body.confidence != "off" or body.early_exit == "logprob"
+        if measured:
+            sampling["logprobs"] = top_k
+        if body.response_format is not None:
+            sampling["response_format"] = body.response_format
+        request = ThinkingRequest(
+            request_id=f"think-{self.request_id}",
+            prompt=prompt,
+            thinks=plan.thinks,
+            level=plan.level,
+            budget=plan.budget,
+            ceiling=plan.ceiling,
+            max_tokens=room(engine, len(prompt), wanted, body.max_tokens is not None),
+            sampling=sampling,
+            context=engine.limits.max_model_len,
+            apart=bool(body.stop) or body.response_format is not None,
+            priority=body.priority,
+            stream=body.stream,
+            early_exit=body.early_exit,
+            changes={"flat_logprobs": True} if measured else {},
+        )
+        requests = [_sibling(request, index, body.samples) for index in range(body.samples)]
+        runs = [ThinkingRun(engine, sibling) for sibling in requests]
+        return [Sample(i, run, top_k if measured else None) for i, run in enumerate(runs)]
+
+    async def _run(self, samples: list[Sample], model: ServedModel) -> Events:
+        if len(samples) == 1:
+            chosen, agreement = samples[0], None
+            async with aclosing(self._single(chosen)) as events:
+                async for event in events:
+                    yield event
+        else:
+            parallel = Parallel(samples)
+            async with aclosing(self._together(parallel)) as events:
+                async for event in events:
+                    yield event
+            verdict = parallel.verdict()
+            chosen, agreement = samples[verdict.winner], verdict.agreement
+            yield Event("thinking.answer.delta", {"delta": chosen.run.outcome.answer})
+        out = chosen.run.outcome
+        yield Event("thinking.answer.done", {"answer_source": out.answer_source})
+        body = whole(self.body, samples, chosen, (model.calibration, agreement))
+        for name in ("validation", "confidence"):
+            if name in body:
+                yield Event(f"thinking.{name}", {name: body[name]})
+        yield Event("thinking.completed", {"response": body})
+
+    async def _single(self, sample: Sample) -> Events:
+        """The thought and the answer as they come."""
+        thought_over = False
+        async with aclosing(sample.pieces()) as pieces:
+            async for piece in pieces:
+                if piece.phase == "reasoning":
+                    for event in self._thought_events(sample, piece.text):
+                        yield event
+                    continue
+                if not thought_over:
+                    thought_over = True
+                    for event in self._thought_done(sample):
+                        yield event
+                if piece.phase == "answer" and piece.text:
+                    yield Event("thinking.answer.delta", {"delta": piece.text})
+
+    async def _together(self, parallel: Parallel) -> Events:
+        """The thoughts as they come; the answer waits for the vote."""
+        async with aclosing(parallel.pieces()) as pieces:
+            async for sample, piece in pieces:
+                if piece is None:
+                    for event in self._thought_done(sample):
+                        yield event
+                    yield Event("thinking.sample", sample_row(sample))
+                elif piece.phase == "reasoning":
+                    for event in self._thought_events(sample, piece.text):
+                        yield event
+
+    def _thought_events(self, sample: Sample, text: str) -> list[Event]:
+        events = []
+        if text and self.body.include_reasoning in (True, "text"):
+            data = {"sample_index": sample.index, "delta": text}
+            events.append(Event("thinking.reasoning.delta", data))
+        thought = sample.run.thought
+        if len(thought.ids) % PROGRESS_EVERY == 0:
+            data = {
+                "sample_index": sample.index,
+                "tokens": len(thought.ids),
+                "budget": thought.budget,
+            }
+            events.append(Event("thinking.progress", data))
+        return events
+
+    def _thought_done(self, sample: Sample) -> list[Event]:
+        told = shown_reasoning(sample, False)
+        done = Event("thinking.reasoning.done", {"sample_index": sample.index, **told})
+        if self.body.include_reasoning not in (True, "steps"):
+            return [done]
+        rows = shown_reasoning(sample, "steps")["steps"]
+        steps = [Event("thinking.step", {"sample_index": sample.index, **row}) for row in rows]
+        return [*steps, done]
 
 
-async def _pieces(run: ThinkingRun, show: bool) -> Events:
-    async with aclosing(run.pieces()) as pieces:
-        async for piece in pieces:
-            if piece.phase == "answer":
-                yield Event("thinking.answer.delta", {"delta": piece.text})
-            elif piece.phase == "reasoning_done":
-                yield Event("thinking.reasoning.done", _reasoning(run.outcome))
-            elif show:
-                yield Event("thinking.reasoning.delta", {"delta": piece.text})
-    yield Event("thinking.answer.done", {"answer_source": run.outcome.answer_source})
+def _sibling(request: ThinkingRequest, index: int, n: int) -> ThinkingRequest:
+    """Each sample draws from a seed of its own."""
+    if n == 1:
+        return request
+    sampling = dict(request.sampling)
+    if "seed" in sampling:
+        sampling["seed"] += index
+    name = f"{request.request_id}-s{index}"
+    return replace(request, request_id=name, sampling=sampling)
 
 
-def _reasoning(out: Outcome) -> dict[str, Any]:
-    return {
-        "end_reason": out.end_reason,
-        "forced": out.forced,
-        "tokens": len(out.reasoning_ids),
-    }
-
-
-def _body(out: Outcome, show: bool, seconds: float) -> dict[str, Any]:
-    completion = len(out.reasoning_ids) + out.forced_tokens + out.answer_tokens
-    counted = usage(out.prompt_tokens, completion, out.cached_tokens)
-    counted["completion_tokens_details"] = {
-        "reasoning_tokens": len(out.reasoning_ids),
-        "answer_tokens": out.answer_tokens,
-        "forced_tokens": out.forced_tokens,
-    }
-    return {
-        "status": "incomplete" if out.finish_reason == "length" else "completed",
-        "answer": out.answer,
-        "answer_source": out.answer_source,
-        "reasoning": ({"text": out.reasoning} if show else {}) | _reasoning(out),
-        "budget": {
-            "requested": out.budget.requested,
-            "applied": out.budget.applied,
-            "clamped": out.budget.clamped,
-            "answer_reserve": out.budget.answer_reserve,
-        },
-        "finish_reason": out.finish_reason,
-        "usage": counted,
-        "generation_time_s": round(seconds, 4),
-        "tokens_per_second": round(completion / seconds, 2),
-    }
+def _timed(body: dict[str, Any], seconds: float) -> dict[str, Any]:
+    tokens = body["usage"]["completion_tokens"]
+    rate = round(tokens / seconds, 2)
+    return body | {"generation_time_s": round(seconds, 4), "tokens_per_second": rate}

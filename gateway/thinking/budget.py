@@ -33,23 +33,34 @@ NAMES = {depth.name: level for level, depth in enumerate(DEPTHS)} | {"max": 5}
 
 
 @dataclass(frozen=True, slots=True)
+class Wish:
+    """How long to think: by level, or exactly; and how long the operator lets anybody think. Tokens."""
+
+    level: int
+    explicit: int | None = None
+    ceiling: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Budget:
     """What was asked and what is given; tokens."""
 
     requested: int | None  # the explicit budget; None: by depth
     applied: int  # 0: answer at once
-    clamped: bool  # less was given than was explicitly asked
+    clamped: bool  # less was given than was asked, exactly or by depth
     answer_reserve: int
 
 
-def plan(level: int, explicit: int | None, total: int, forced: int) -> Budget:
+def plan(wish: Wish, total: int, forced: int) -> Budget:
     """Split `total` output tokens into thought and answer.
 
-    `forced` is the length of the phrase that ends a thought early. An explicit budget beats the level.
+    `forced` is the length of the phrase that ends a thought early. An explicit budget beats the level,
+    the ceiling beats both.
     """
     reserve = min(max(MIN_RESERVE, math.ceil(total / 4)), MAX_RESERVE, max(1, total // 2))
-    depth = DEPTHS[level]
-    wanted = explicit if explicit is not None else min(depth.cap, int(depth.share * total))
+    depth = DEPTHS[wish.level]
+    by_depth = min(depth.cap, int(depth.share * total))
+    wanted = by_depth if wish.explicit is None or wish.level == 0 else wish.explicit
     room = max(0, total - reserve - forced) if total >= MIN_TOTAL else 0
-    applied = min(wanted, room)
-    return Budget(explicit, applied, explicit is not None and applied < explicit, reserve)
+    applied = min(wanted, room, wanted if wish.ceiling is None else wish.ceiling)
+    return Budget(wish.explicit, applied, applied < wanted, reserve)

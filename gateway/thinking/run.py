@@ -1,44 +1,65 @@
-"""One bounded thought and its answer, in two engine requests.
+"""One bounded thought and its answer, in at most two engine requests.
 
-A. think, until the model closes its thought or the budget is spent;
-B. answer, behind the closed thought. A thought that did not end by itself is closed with Qwen's own
-   early-stop phrase (Qwen3 technical report 4.3), because a bare cut can be worse than not thinking.
+A. think. When nothing has to differ between thought and answer, the same request goes on into the
+   answer ("watched"), so a natural end costs nothing extra;
+B. answer, behind the closed thought, when the budget was spent, the thought looped, or the answer has
+   stop strings or a grammar that must not touch the thought.
 
 Not the engine's `thinking_token_budget`: it knows nothing of max_tokens, and a budget above that leaves
-no answer (vLLM #55382).
+no answer (vLLM #55382); docs/adr/0007-two-phase-thinking.md has the rest.
 """
 
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Protocol
 
-from gateway.engines.types import Engine, Job, TokenIds
-from gateway.thinking.budget import Budget, plan
+from gateway.engines.types import Delta, Job, TokenIds
+from gateway.errors import EngineUnavailable, NoAnswer
+from gateway.thinking.budget import Budget, Wish, plan
+from gateway.thinking.dialect import CLOSE, OPEN, TOOL_CALL, Dialect
+from gateway.thinking.probe import Probe
+from gateway.thinking.thought import Cut, Thought
 
-OPEN = "<think>\n"
-CLOSE = "</think>"
-EMPTY_THOUGHT = "\n</think>\n\n"
-ANSWER_FOLLOWS = "\n\n"
-EARLY_STOP = (
-    "\n\nConsidering the limited time by the user, I have to give the solution based on the thinking "
-    "directly now.\n</think>\n\n"
-)
+FORBID = -100.0  # as a logit bias: never
+CLOSED_BY_MODEL = ("natural", "tool_call")
+GAVE_UP = ("abort", "error")  # the engine's own finish reasons
+
+
+class Source(Protocol):
+    """What a run needs of an engine."""
+
+    dialect: Dialect | None
+
+    def generate(self, job: Job) -> AsyncGenerator[Delta, None]: ...
+
+    def looping(self, ids: Sequence[int]) -> bool:
+        """The tail of the tokens repeats itself again and again."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A question, rendered. `sampling` is vLLM's names, without `stop`."""
+    """A question, rendered."""
 
     request_id: str
     prompt: TokenIds  # ends where the assistant's turn begins
+    thinks: (
+        bool  # the template opened a thought, or we shall; the parser behind us waits for its end
+    )
     level: int  # thinking depth, 0 to 5
     budget: int | None  # explicit cap, tokens
+    ceiling: int | None  # the operator's cap, tokens
     max_tokens: int  # thought, phrase and answer together
-    sampling: Mapping[str, Any]
-    stop: tuple[str, ...] = ()  # applies to the answer only
-    response_format: Mapping[str, Any] | None = None  # of the answer
+    sampling: Any  # of a Job; stop strings and grammar included
+    context: int  # prompt and output together, tokens
+    apart: bool = False  # stop strings or a grammar: they bind the answer only
+    min_tokens: int = 0
     priority: int = 0
+    stream: bool = True
+    early_exit: str = "off"  # off | logprob | probe
+    changes: Mapping[str, Any] = field(default_factory=dict)  # to each engine request
+    strip: bool = True  # white space before the answer is the template's, not the answer's
 
 
 @dataclass
@@ -49,122 +70,323 @@ class Outcome:
     prompt_tokens: int
     cached_tokens: int = 0
     reasoning: str = ""
-    reasoning_ids: list[int] = field(default_factory=list)
-    end_reason: str = "natural"  # natural | budget | eos | skipped
+    reasoning_tokens: int = 0
+    end_reason: str = "skipped"
     forced: bool = False
-    forced_tokens: int = 0
+    forced_tokens: int = 0  # between thought and answer: the mark, and the phrase when forced
     answer: str = ""
     answer_tokens: int = 0
+    answer_cached_tokens: int | None = None  # of the second engine request; None: there was none
     answer_source: str = "model"
     finish_reason: str = "stop"
+    engine_requests: int = 0
+    probe_tokens: int = 0
+    probe_trials: int = 0
+    marks: list[tuple[int, int]] = field(default_factory=list)  # of the thought: characters, tokens
 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """A part of the thought or of the answer. `phase` is "reasoning", "reasoning_done" or "answer"."""
+    """A part of what the model said. `phase`: "reasoning", "close" (the mark) or "answer"."""
 
     phase: str
     text: str = ""
+    token_ids: Sequence[int] = ()
+    logprobs: Sequence[Mapping[int, Any] | None] | None = None
+    finish_reason: str | None = None
+    stop_reason: int | str | None = None
+
+
+Pieces = AsyncGenerator[Piece, None]
 
 
 class ThinkingRun:
     """Run with `pieces()`; `outcome` fills while they come."""
 
-    def __init__(self, engine: Engine, request: Request) -> None:
-        self.engine = engine
+    def __init__(self, source: Source, request: Request) -> None:
+        assert source.dialect is not None
+        self.source = source
+        self.dialect = source.dialect
         self.request = request
-        self.outcome: Outcome
-        self.total: int  # output tokens that fit behind the opened thought
+        self.phase = "waiting"  # waiting | thinking | answering | done
+        self.prompt = self._open()
+        self.total = min(request.max_tokens, request.context - len(self.prompt))
+        wish = Wish(request.level, request.budget, request.ceiling)
+        budget = plan(wish, self.total, len(self.dialect.phrase))
+        self.outcome = Outcome(budget, len(self.prompt))
+        self.thought = Thought(
+            self.dialect, budget.applied, source.looping, request.early_exit == "logprob"
+        )
+        self._probe: Probe | None = None
+        self._shown = False  # something of the answer could be seen
+        self._over = False  # the thinking request has nothing more to give
+        self._waiting: list[Piece] = []  # of the answer, nothing to be seen yet
 
-    async def pieces(self) -> AsyncGenerator[Piece, None]:
-        """The thought's pieces, one `reasoning_done`, the answer's pieces."""
-        phrase = await self.engine.tokenize(EARLY_STOP)
-        prompt = await self._open_thought()
-        request = self.request
-        self.total = min(request.max_tokens, self.engine.limits.max_model_len - len(prompt))
-        budget = plan(request.level, request.budget, self.total, len(phrase))
-        self.outcome = out = Outcome(budget, len(prompt))
-        if budget.applied > 0:
-            async with aclosing(self._think(prompt)) as thought:
-                async for piece in thought:
+    def answer_now(self) -> str:
+        """End the thought at its next token; in the answer it changes nothing. Returns the phase."""
+        self.thought.interrupt = "answer_now"
+        return self.phase
+
+    async def pieces(self) -> Pieces:
+        """The thought's pieces, one "close", the answer's pieces; the last has a finish reason.
+
+        Raises:
+            NoAnswer: nothing that can be seen came, and there is no thought to take it from.
+        """
+        out = self.outcome
+        behind = self.prompt
+        if out.budget.applied > 0 and self.thought.interrupt is None:
+            self.phase = "thinking"
+            async with aclosing(self._think()) as pieces:
+                async for piece in pieces:
                     yield piece
+            behind = self._behind_thought()
         else:
-            out.end_reason = "skipped"
-        yield Piece("reasoning_done")
-        behind = await self._behind_thought(prompt, phrase)
-        async with aclosing(self._answer(behind)) as answer:
-            async for piece in answer:
-                yield piece
+            behind = self._without_thought()
+        self.phase = "answering"
+        if not self._shown:
+            if self.request.thinks and out.end_reason not in CLOSED_BY_MODEL:
+                yield Piece("close", CLOSE, self.dialect.close)
+            async with aclosing(self._answer(behind)) as pieces:
+                async for piece in pieces:
+                    yield piece
+        self.phase = "done"
 
-    async def _open_thought(self) -> TokenIds:
+    def _open(self) -> TokenIds:
         """Some templates open the thought, some leave it to the model, some know of none."""
-        opening = await self.engine.tokenize(OPEN)
         prompt = self.request.prompt
-        return prompt if prompt[-len(opening) :] == opening else prompt + opening
+        if not self.request.thinks or self.dialect.opened(prompt):
+            return prompt
+        return prompt + self.dialect.open
 
-    async def _think(self, prompt: TokenIds) -> AsyncGenerator[Piece, None]:
-        out = self.outcome
-        sampling = {**self.request.sampling, "stop": [CLOSE], "skip_special_tokens": False}
-        job = self._job("think", prompt, out.budget.applied, sampling)
-        async with aclosing(self.engine.generate(job)) as deltas:
+    async def _think(self) -> Pieces:
+        self.outcome.engine_requests += 1
+        job = self._thinking_job()
+        if self.request.early_exit == "probe":
+            self._probe = Probe(self.source, job)
+        async with aclosing(self.source.generate(job)) as deltas:
             async for delta in deltas:
-                out.reasoning += delta.text
-                out.reasoning_ids.extend(delta.token_ids)
-                out.cached_tokens = delta.cached_tokens
-                if delta.finish_reason is not None:
-                    out.end_reason = _end_reason(delta.finish_reason, delta.stop_reason)
-                if delta.text:
-                    yield Piece("reasoning", delta.text)
-        out.forced = out.end_reason != "natural"
+                _refuse_failure(delta)
+                if self.phase == "answering":
+                    pieces = self._show(delta)
+                else:
+                    pieces = await self._in_thought(delta)
+                for piece in pieces:
+                    yield piece
+                if self._over:
+                    return
 
-    async def _behind_thought(self, prompt: TokenIds, phrase: TokenIds) -> TokenIds:
-        """The prompt of the answer: what was thought, closed."""
-        out = self.outcome
+    async def _in_thought(self, delta: Delta) -> list[Piece]:
+        """A delta that began inside the thought; it may end there, or reach into the answer."""
+        out, rows = self.outcome, delta.logprobs
+        out.cached_tokens = delta.cached_tokens
+        cut = self.thought.take(delta)
+        pieces = []
+        if cut.text or cut.kept:
+            shown = rows and rows[: cut.kept]
+            pieces.append(Piece("reasoning", cut.text, delta.token_ids[: cut.kept], shown))
+        reason = cut.reason or await self._another_reason(delta)
+        if reason is None:
+            return pieces
+        self._end_thought(reason)
         if out.forced:
-            bridge = phrase
+            return pieces
+        rest = cut.kept + cut.mark
+        pieces.append(_mark(reason, delta, cut))
+        if not self._over:
+            self.phase = "answering"
+            behind = replace(
+                delta,
+                text=cut.behind,
+                token_ids=delta.token_ids[rest:],
+                logprobs=rows and rows[rest:],
+            )
+            pieces.extend(self._show(behind))
+        return pieces
+
+    async def _another_reason(self, delta: Delta) -> str | None:
+        """Why the thought ends, other than by what is in it."""
+        if delta.finish_reason is not None:
+            return "budget" if delta.finish_reason == "length" else "eos"
+        if self._probe is not None and await self._probe.sure(self.thought):
+            return "early_exit"
+        return None
+
+    def _end_thought(self, reason: str) -> None:
+        out = self.outcome
+        out.end_reason = reason
+        out.forced = reason not in CLOSED_BY_MODEL
+        out.reasoning, out.marks = self.thought.text, self.thought.marks
+        out.reasoning_tokens = len(self.thought.ids)
+        out.forced_tokens = len(self.thought.closing)
+        if self._probe is not None:
+            out.probe_tokens, out.probe_trials = self._probe.tokens, self._probe.trials
+        self._over = out.forced or self.request.apart
+
+    def _behind_thought(self) -> TokenIds:
+        """The prompt of the answer: what was thought, closed."""
+        out, dialect, thought = self.outcome, self.dialect, self.thought
+        if out.forced:
+            bridge = dialect.phrase
         elif out.end_reason == "natural":
-            bridge = await self.engine.tokenize(ANSWER_FOLLOWS)
+            bridge = dialect.follows
         else:
-            bridge = await self.engine.tokenize(EMPTY_THOUGHT)
-        out.forced_tokens = len(bridge)
-        # An end-of-text token in the middle of the turn would end it for the model.
-        thought = out.reasoning_ids[:-1] if out.end_reason == "eos" else out.reasoning_ids
-        return (*prompt, *thought, *bridge)
+            bridge = dialect.empty
+        if self._shown:
+            return ()
+        out.forced_tokens += len(bridge)
+        return (*self.prompt, *thought.ids, *thought.closing, *bridge)
 
-    async def _answer(self, prompt: TokenIds) -> AsyncGenerator[Piece, None]:
-        out, request = self.outcome, self.request
-        spent = len(out.reasoning_ids) + out.forced_tokens
-        sampling = {**request.sampling, "stop": list(request.stop), "min_tokens": 1}
-        if request.response_format is not None:
-            sampling["response_format"] = request.response_format
-        room = max(1, self.total - spent)
-        job = self._job("answer", prompt, room, sampling)
-        async with aclosing(self.engine.generate(replace(job, reasoning_ended=True))) as deltas:
-            async for delta in deltas:
-                out.answer += delta.text
-                out.answer_tokens += len(delta.token_ids)
-                if out.end_reason == "skipped":
-                    out.cached_tokens = delta.cached_tokens
-                out.finish_reason = delta.finish_reason or out.finish_reason
-                if delta.text:
-                    yield Piece("answer", delta.text)
-        if not out.answer.strip() and (extracted := _last_sentence(out.reasoning)):
-            out.answer_source = "extracted_from_reasoning"
-            out.answer += extracted
-            yield Piece("answer", extracted)
+    def _without_thought(self) -> TokenIds:
+        """A thought that the template opened is closed at once."""
+        out = self.outcome
+        if self.thought.interrupt is not None:
+            out.end_reason, out.forced = "answer_now", True
+        if not self.dialect.opened(self.prompt):
+            return self.prompt
+        out.forced_tokens = len(self.dialect.empty)
+        return self.prompt + self.dialect.empty
 
-    def _job(self, phase: str, prompt: TokenIds, room: int, sampling: Mapping[str, Any]) -> Job:
+    async def _answer(self, prompt: TokenIds) -> Pieces:
+        """The answer's request. When nothing can be seen of it, once more with visible tokens only."""
+        for last_resort in (False, True):
+            job = self._answering_job(prompt, last_resort)
+            self.outcome.engine_requests += 1
+            async with aclosing(self.source.generate(job)) as deltas:
+                async for delta in deltas:
+                    _refuse_failure(delta)
+                    self._note_cached(delta)
+                    for piece in self._show(delta):
+                        yield piece
+            if self._shown:
+                return
+            self._waiting.clear()
+        yield self._extracted()
+
+    def _note_cached(self, delta: Delta) -> None:
+        out = self.outcome
+        if out.reasoning_tokens == 0 and out.end_reason != "natural":
+            out.cached_tokens = delta.cached_tokens
+        else:
+            out.answer_cached_tokens = delta.cached_tokens
+
+    def _show(self, delta: Delta) -> list[Piece]:
+        """The answer's pieces. White space is held back until something can be seen."""
+        out = self.outcome
+        piece = Piece(
+            "answer",
+            delta.text,
+            delta.token_ids,
+            delta.logprobs,
+            delta.finish_reason,
+            delta.stop_reason,
+        )
+        if not self._shown:
+            self._waiting.append(piece)
+            if not _visible("".join(waiting.text for waiting in self._waiting)):
+                return []
+            self._shown = True
+            piece = _merged(self._waiting, self.request.strip)
+        out.answer += piece.text
+        out.answer_tokens += len(piece.token_ids)
+        out.finish_reason = piece.finish_reason or out.finish_reason
+        return [piece]
+
+    def _extracted(self) -> Piece:
+        """The last resort: the end of the thought, flagged."""
+        out = self.outcome
+        ids = self.dialect.encode(_last_line(out.reasoning))[: self._room()]
+        text = self.dialect.decode(ids).rstrip("\ufffd")
+        if not text.strip():
+            raise NoAnswer(
+                "the model gave nothing that can be shown as an answer; loosen 'stop' or "
+                "'response_format', or give more 'max_tokens'"
+            )
+        out.answer, out.answer_tokens = text, len(ids)
+        out.answer_source, out.finish_reason = "extracted_from_reasoning", "stop"
+        return Piece("answer", text, ids, [None] * len(ids), "stop")
+
+    def _room(self) -> int:
+        """Tokens left for the answer."""
+        out = self.outcome
+        return max(1, self.total - out.reasoning_tokens - out.forced_tokens)
+
+    def _thinking_job(self) -> Job:
         request = self.request
-        return Job(f"{request.request_id}-{phase}", prompt, room, sampling, request.priority)
+        changes: dict[str, Any] = {"skip_special_tokens": False, "n": 1}
+        room = self.total
+        if request.apart:
+            room = self.outcome.budget.applied
+            changes |= {"structured_outputs": None, "min_tokens": 0, **self._stop_at_close()}
+        return self._job("think", self.prompt, room, changes)
+
+    def _stop_at_close(self) -> dict[str, Any]:
+        dialect = self.dialect
+        if dialect.knows_marks:
+            return {"stop": [], "stop_token_ids": [*dialect.close, *dialect.tool_call]}
+        marks = {"stop": [CLOSE, TOOL_CALL], "include_stop_str_in_output": True}
+        return {**marks, "stop_token_ids": []}
+
+    def _answering_job(self, prompt: TokenIds, last_resort: bool) -> Job:
+        room = self._room()
+        wanted = self.request.min_tokens - self.outcome.reasoning_tokens
+        changes: dict[str, Any] = {"n": 1, "min_tokens": min(room, max(1, wanted))}
+        if self.dialect.knows_marks and self.request.thinks:
+            marks = (self.dialect.open[0], *self.dialect.close)
+            changes["logit_bias"] = dict.fromkeys(marks, FORBID)
+        if last_resort:
+            changes |= {"allowed_token_ids": list(self.dialect.visible), "temperature": 0.0}
+        name = "retry" if last_resort else "answer"
+        return replace(self._job(name, prompt, room, changes), reasoning_ended=True)
+
+    def _job(self, phase: str, prompt: TokenIds, room: int, changes: Mapping[str, Any]) -> Job:
+        request = self.request
+        return Job(
+            f"{request.request_id}-{phase}",
+            prompt,
+            room,
+            request.sampling,
+            request.priority,
+            stream=request.stream or phase == "think",
+            changes={**request.changes, **changes},
+        )
 
 
-def _end_reason(finish: str, stopped_by: int | str | None) -> str:
-    if finish == "length":
-        return "budget"
-    return "natural" if stopped_by == CLOSE else "eos"
+def _refuse_failure(delta: Delta) -> None:
+    if delta.finish_reason in GAVE_UP:
+        raise EngineUnavailable("the engine gave up on the request; try again", retry_after_s=1)
 
 
-def _last_sentence(text: str) -> str:
-    """The last resort when the model gave no answer: the end of what it thought."""
+def _mark(reason: str, delta: Delta, cut: Cut) -> Piece:
+    """The model's own `</think>`; a tool call ends the thought without one."""
+    ids = delta.token_ids[cut.kept : cut.kept + cut.mark]
+    rows = delta.logprobs
+    shown = rows and rows[cut.kept : cut.kept + cut.mark]
+    return Piece("close", CLOSE if reason == "natural" else "", ids, shown)
+
+
+def _visible(text: str) -> bool:
+    """A person would see something of it; the parsers take the marks out."""
+    for mark in (OPEN.strip(), CLOSE):
+        text = text.replace(mark, "")
+    return bool(text.strip().strip("\ufffd"))
+
+
+def _merged(pieces: Sequence[Piece], strip: bool) -> Piece:
+    text = "".join(piece.text for piece in pieces)
+    last = pieces[-1]
+    return Piece(
+        "answer",
+        text.lstrip() if strip else text,
+        [token for piece in pieces for token in piece.token_ids],
+        None
+        if last.logprobs is None
+        else [row for piece in pieces for row in piece.logprobs or ()],
+        last.finish_reason,
+        last.stop_reason,
+    )
+
+
+def _last_line(text: str) -> str:
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return lines[-1] if lines else ""

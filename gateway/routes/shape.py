@@ -1,0 +1,173 @@
+"""What vLLM's handlers do not say: `reasoning_content`, how the thought ended, and hidden thoughts.
+
+A `send` wrapper that looks at each frame for a few bytes and parses only those that have them.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import orjson
+from starlette.datastructures import MutableHeaders
+from starlette.types import Message, Send
+
+from gateway.thinking.effort import Plan, report
+
+Body = dict[str, Any]
+HIDDEN_BEAT = b": thinking\n\n"
+BEAT_S = 5.0
+
+
+class Shape:
+    """Wraps `send` for one request of a thinking route."""
+
+    def __init__(self, send: Send, plan: Plan, fields: str) -> None:
+        self.send = send
+        self.plan = plan
+        self.fields = fields
+        self.held: Message | None = None  # the start of a plain answer, until its length is known
+        self.body = b""
+        self.plain = True
+        self.sent_at = time.monotonic()
+
+    async def __call__(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            await self._start(message)
+        elif self.plain:
+            await self._whole(message)
+        else:
+            await self._frame(message)
+
+    async def _start(self, message: Message) -> None:
+        kind = MutableHeaders(scope=message).get("content-type", "")
+        self.plain = not kind.startswith("text/event-stream")
+        if self.plain and message["status"] == 200:
+            self.held = message
+        else:
+            await self.send(message)
+
+    async def _whole(self, message: Message) -> None:
+        if self.held is None:  # an error
+            await self.send(message)
+            return
+        self.body += message.get("body", b"")
+        if message.get("more_body"):
+            return
+        body = orjson.dumps(self._answer(orjson.loads(self.body)))
+        MutableHeaders(scope=self.held)["content-length"] = str(len(body))
+        await self.send(self.held)
+        await self.send({"type": "http.response.body", "body": body})
+
+    async def _frame(self, message: Message) -> None:
+        frame = message.get("body", b"")
+        if any(sign in frame for sign in SIGNS):
+            message = {**message, "body": self._reshaped(frame)}
+            if not message["body"]:
+                if time.monotonic() - self.sent_at < BEAT_S:
+                    return
+                message["body"] = HIDDEN_BEAT
+        self.sent_at = time.monotonic()
+        await self.send(message)
+
+    def _reshaped(self, frame: bytes) -> bytes:
+        head, found, data = frame.partition(b"data: ")
+        if not found or not data.startswith(b"{"):
+            return frame
+        body: Body = orjson.loads(data)
+        kind = body.get("type", body.get("object"))
+        shaped = FRAMES.get(kind, _as_it_is)(self, body)
+        return b"" if shaped is None else head + b"data: " + orjson.dumps(shaped) + b"\n\n"
+
+    def _answer(self, body: Body) -> Body:
+        """A plain answer of any of the three routes."""
+        if "choices" in body:
+            for choice in body["choices"]:
+                self._name(choice["message"])
+                self._tell(choice, choice["index"])
+        else:
+            self._tell(body)
+            if self.plan.hidden:
+                _empty_thoughts(body.get("output") or body.get("content") or [])
+        return body
+
+    def _tell(self, place: Body, index: int = 0) -> None:
+        if index < len(self.plan.runs):
+            place["thinking"] = report(self.plan.runs[index])
+
+    def _name(self, said: Body) -> None:
+        """The thought of a chat message or delta, under the names asked for."""
+        thought = said.pop("reasoning", None)
+        if thought is None or self.plan.hidden:
+            return
+        if self.fields in ("both", "reasoning"):
+            said["reasoning"] = thought
+        if self.fields in ("both", "reasoning_content"):
+            said["reasoning_content"] = thought
+
+    def chat_chunk(self, body: Body) -> Body | None:
+        told = False
+        for choice in body["choices"]:
+            self._name(choice["delta"])
+            if choice.get("finish_reason"):
+                self._tell(choice, choice["index"])
+            told = told or bool(choice["delta"]) or bool(choice.get("finish_reason"))
+        return body if told or body.get("usage") else None
+
+    def response_ended(self, body: Body) -> Body:
+        self._tell(body["response"])
+        if self.plan.hidden:
+            _empty_thoughts(body["response"].get("output", []))
+        return body
+
+    def message_delta(self, body: Body) -> Body:
+        self._tell(body)
+        return body
+
+    def thought_event(self, body: Body) -> Body | None:
+        return None if self.plan.hidden else body
+
+    def block_delta(self, body: Body) -> Body | None:
+        return None if self.plan.hidden and body["delta"]["type"] == "thinking_delta" else body
+
+    def item(self, body: Body) -> Body:
+        if self.plan.hidden:
+            _empty_thoughts([body["item"]])
+        return body
+
+
+def _as_it_is(_: Shape, body: Body) -> Body:
+    return body
+
+
+def _empty_thoughts(parts: list[Body]) -> None:
+    """Their places stay, so that indexes agree; what was thought is taken out."""
+    for part in parts:
+        if part.get("type") == "reasoning":
+            part |= {"content": [], "summary": []}
+        elif part.get("type") == "thinking":
+            part["thinking"] = ""
+
+
+# Only frames with one of these are looked into.
+SIGNS = (
+    b'"reasoning"',
+    b'"finish_reason":"',
+    b"response.completed",
+    b"response.incomplete",
+    b"response.reasoning",
+    b'"message_delta"',
+    b'"thinking_delta"',
+)
+FRAMES: Mapping[Any, Callable[[Shape, Body], Body | None]] = {
+    "chat.completion.chunk": Shape.chat_chunk,
+    "response.completed": Shape.response_ended,
+    "response.incomplete": Shape.response_ended,
+    "response.reasoning_text.delta": Shape.thought_event,
+    "response.reasoning_text.done": Shape.thought_event,
+    "response.reasoning_part.added": Shape.thought_event,
+    "response.reasoning_part.done": Shape.thought_event,
+    "response.output_item.added": Shape.item,
+    "response.output_item.done": Shape.item,
+    "message_delta": Shape.message_delta,
+    "content_block_delta": Shape.block_delta,
+}
