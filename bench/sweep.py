@@ -28,7 +28,7 @@ from bench.environment import environment
 LENGTHS = (1, 2, 8, 16, 33, 64, 257, 1024)
 EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh")
 ROUTES = ("/thinking", "/v1/chat/completions", "/v1/responses", "/v1/messages")
-CONCURRENCY = 16
+CONCURRENCY = 32
 QUESTION = "What is 17 + 25?"
 TIMEOUT_S = 600.0
 

@@ -46,6 +46,7 @@ EXAMPLES = {
     "profiles_dir": "<folder>",
 }
 REMEDIES: dict[type[GatewayError], str] = {
+    errors.NoAnswer: "Loosen `stop` or `response_format`, or give more `max_tokens`.",
     errors.InvalidRequest: "Change what `param` and the message name. Sending it again will not help.",
     errors.Unauthorized: "Send `Authorization: Bearer KEY` (or `x-api-key: KEY`) with the server's key.",
     errors.NotFound: "Check path and spelling; `/docs` lists the native routes, docs/api.md all.",
@@ -313,7 +314,7 @@ def field_table(model: type[BaseModel]) -> str:
         if model is Sampling or name not in Sampling.model_fields
     }
     rows = (
-        (_names(name, field), _kind(schema[name]), _shown(field), field.description or "")
+        (_names(name, field), _kind(schema[field.alias or name]), _shown(field), field.description or "")
         for name, field in own.items()
     )
     return "\n".join(_table(("Field", "Type", "Default", "Meaning"), rows))
@@ -321,7 +322,7 @@ def field_table(model: type[BaseModel]) -> str:
 
 def _names(name: str, field: FieldInfo) -> str:
     alias = field.validation_alias
-    choices = alias.choices if isinstance(alias, AliasChoices) else [name]
+    choices = alias.choices if isinstance(alias, AliasChoices) else [field.alias or name]
     return ", ".join(f"`{choice}`" for choice in choices)
 
 

@@ -19,6 +19,7 @@ from gateway.cli_calibrate import calibrate, questions
 from gateway.console import Console
 from gateway.engines.fleet import EngineStartFailed
 from gateway.engines.opening import locate
+from gateway.questions import QuestionsError
 from gateway.serve import Service, build_fleet
 from gateway.settings import Settings
 
@@ -45,7 +46,7 @@ def main() -> None:
     """Run the command; what the user can mend is one sentence, not a stack trace."""
     try:
         app()
-    except (ProfileError, ModelCacheError, OSError) as error:
+    except (ProfileError, ModelCacheError, QuestionsError, OSError) as error:
         Console().fail(str(error))
         raise SystemExit(2) from error
     except EngineStartFailed as error:

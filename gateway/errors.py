@@ -2,6 +2,7 @@
 
     GatewayError
     ├── InvalidRequest       400  the caller must change the request
+    ├── NoAnswer             422  the model said nothing that can be shown
     ├── Unauthorized         401  no key, or a wrong one
     ├── NotFound             404  unknown route
     │   └── ModelNotFound    404  a model that is not served

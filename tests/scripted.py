@@ -5,9 +5,11 @@ on demand: death in the answer's phase, a hang-up between two tokens, sixteen jo
 """
 
 import asyncio
+import itertools
 import json
 import os
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+import re
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -58,8 +60,28 @@ def letters(text: str) -> TokenIds:
     return tuple(map(ord, text))
 
 
+def octets(text: str) -> TokenIds:
+    """One token per UTF-8 byte and per mark, so that a cut can tear a character apart."""
+    parts = re.split(f"({'|'.join(MARKS)})", text)
+    marks = {mark: 256 + number for number, mark in enumerate(MARKS)}
+    return tuple(
+        token
+        for part in parts
+        for token in ([marks[part]] if part in marks else part.encode("utf-8", "replace"))
+    )
+
+
+def text_of_octets(ids: Sequence[int]) -> str:
+    marks = {256 + number: mark.encode() for number, mark in enumerate(MARKS)}
+    return b"".join(marks.get(token, bytes([token % 256])) for token in ids).decode(
+        errors="replace"
+    )
+
+
 KNOWS_MARKS = Dialect(tokens, text_of, VOCABULARY)
 PLAIN_TEXT = Dialect(letters, lambda ids: "".join(map(chr, ids)), 0xD800)
+OCTETS = Dialect(octets, text_of_octets, 259)
+DIALECTS = {"marks are tokens": KNOWS_MARKS, "marks are text": PLAIN_TEXT, "bytes": OCTETS}
 
 
 @dataclass
@@ -76,6 +98,7 @@ class Script:
     """What one job is answered with: a delta per text, the last one with the finish reason."""
 
     texts: Sequence[str] = ("ok",)
+    ids: Sequence[TokenIds] | None = None  # the tokens of each text; None: its encoding
     logprobs: Sequence[Mapping[int, Entry]] | None = None  # a row per token of the whole
     finish: str = "stop"
     stop_reason: int | str | None = None
@@ -85,6 +108,9 @@ class Script:
     fail_at: int = 0
     gate: asyncio.Event | None = None  # waited for before delta `gate_at`
     gate_at: int = 0
+
+    def tokens(self, dialect: Dialect, step: int) -> TokenIds:
+        return dialect.encode(self.texts[step]) if self.ids is None else self.ids[step]
 
 
 class ScriptedEngine:
@@ -140,13 +166,13 @@ class ScriptedEngine:
         if len(self.running) >= self.crowd:
             self.crowded.set()
         try:
-            for step, text in enumerate(script.texts):
+            for step in range(len(script.texts)):
                 await _before(step, script)
                 for index in range(job.sampling.get("n", 1) if job.stream else 0):
-                    yield self._delta(script, step, index, text)
+                    yield self._delta(script, range(step, step + 1), index)
             await _before(len(script.texts), script)
             for index in range(0 if job.stream else job.sampling.get("n", 1)):
-                yield self._delta(script, len(script.texts) - 1, index, "".join(script.texts))
+                yield self._delta(script, range(len(script.texts)), index)
         except (GeneratorExit, asyncio.CancelledError):
             await asyncio.sleep(0)  # vLLM's abort awaits too: a second cancel would lose it
             self.aborted.append(job.request_id)
@@ -154,14 +180,17 @@ class ScriptedEngine:
         finally:
             self.running.discard(job.request_id)
 
-    def _delta(self, script: Script, step: int, index: int, text: str) -> Delta:
+    def _delta(self, script: Script, steps: range, index: int) -> Delta:
         assert self.dialect is not None
-        last = step == len(script.texts) - 1
-        ids = (*self.dialect.encode(text), *(script.tail if last else ()))
-        done = sum(len(self.dialect.encode(earlier)) for earlier in script.texts[:step])
+        last = steps.stop == len(script.texts)
+        ids = [token for step in steps for token in script.tokens(self.dialect, step)]
+        done = 0
+        if script.logprobs is not None:
+            done = sum(len(script.tokens(self.dialect, step)) for step in range(steps.start))
+        ids.extend(script.tail if last else ())
         return Delta(
             index=index,
-            text=text,
+            text="".join(script.texts[steps.start : steps.stop]),
             token_ids=ids,
             finish_reason=script.finish if last else None,
             stop_reason=script.stop_reason if last else None,
@@ -200,6 +229,22 @@ class ScriptedEngine:
         if wanted == "boom":
             raise RuntimeError("secret detail")
         return JSONResponse({"engine": self.name, "path": request.url.path})
+
+
+def said(
+    dialect: Dialect, ids: TokenIds, sizes: Iterable[int] = itertools.repeat(1), **more: Any
+) -> Script:
+    """A script that speaks these tokens in deltas of these sizes; half a character has no text yet."""
+    groups: list[TokenIds] = []
+    texts: list[str] = []
+    rest = iter(ids)
+    for size in sizes:
+        if not (group := tuple(itertools.islice(rest, size))):
+            break
+        groups.append(group)
+        so_far = dialect.decode([token for group in groups for token in group]).rstrip("\ufffd")
+        texts.append(so_far[sum(map(len, texts)) :])
+    return Script(texts, groups, **more)
 
 
 METHODS = ["GET", "POST"]

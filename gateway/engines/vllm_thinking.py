@@ -26,16 +26,13 @@ from gateway.thinking.dialect import Dialect
 from gateway.thinking.effort import PLAN, Plan
 from gateway.thinking.run import Piece, Request, ThinkingRun
 
-# A line or a paragraph over and over, and a few tokens over and over. A rule of dashes is neither.
-LOOPS = (
-    RepetitionDetectionParams(max_pattern_size=256, min_pattern_size=8, min_count=4),
-    RepetitionDetectionParams(max_pattern_size=7, min_pattern_size=1, min_count=48),
-)
+# A sentence or a paragraph four times in a row, or 32 times the same few tokens.
+LOOP = RepetitionDetectionParams(max_pattern_size=256, min_pattern_size=8, min_count=4)
 
 
 def looping(ids: Sequence[int]) -> bool:
     """The tail of the tokens repeats itself again and again."""
-    return any(check_sequence_repetition(ids, rule) for rule in LOOPS)
+    return bool(check_sequence_repetition(ids, LOOP))
 
 
 def changed(params: SamplingParams, job: Job, **more: Any) -> SamplingParams:
@@ -136,7 +133,7 @@ class ThinkingClient:
             ThinkingRun(source, replace(whole, request_id=name, sampling=_child(params, index)))
             for index, name in enumerate(_names(request_id, params.n))
         ]
-        plan.runs.extend(runs)
+        plan.begin(runs)
         frame = _Frame(request_id, runs, params.output_kind)
         try:
             async with aclosing(_together(runs)) as pieces:

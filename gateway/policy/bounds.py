@@ -16,6 +16,7 @@ from gateway.settings import Settings
 # Field -> the setting that bounds its value.
 INTEGERS = {
     "n": "max_n",
+    "samples": "max_n",
     "best_of": "max_n",
     "max_tokens": "max_output_tokens",
     "max_completion_tokens": "max_output_tokens",

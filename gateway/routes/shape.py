@@ -83,6 +83,7 @@ class Shape:
         if "choices" in body:
             for choice in body["choices"]:
                 self._name(choice["message"])
+                self._hide_tokens(choice)
                 self._tell(choice, choice["index"])
         else:
             self._tell(body)
@@ -94,15 +95,25 @@ class Shape:
         if index < len(self.plan.runs):
             place["thinking"] = report(self.plan.runs[index])
 
+    def _hide_tokens(self, choice: Body) -> None:
+        """A thought that is hidden is not to be read from its tokens; those of the answer stay."""
+        if not self.plan.hidden or choice["index"] >= len(self.plan.runs):
+            return
+        count = self.plan.runs[choice["index"]].outcome.answer_tokens
+        for place, name in ((choice, "token_ids"), (choice.get("logprobs") or {}, "content")):
+            if place.get(name):
+                place[name] = place[name][-count:]
+
     def _name(self, said: Body) -> None:
         """The thought of a chat message or delta, under the names asked for."""
-        thought = said.pop("reasoning", None)
-        if thought is None or self.plan.hidden:
+        if "reasoning" not in said:
             return
-        if self.fields in ("both", "reasoning"):
-            said["reasoning"] = thought
-        if self.fields in ("both", "reasoning_content"):
-            said["reasoning_content"] = thought
+        thought = said.pop("reasoning")
+        if self.plan.hidden:
+            return
+        for name in ("reasoning", "reasoning_content"):
+            if self.fields in ("both", name):
+                said[name] = thought
 
     def chat_chunk(self, body: Body) -> Body | None:
         told = False
@@ -110,6 +121,9 @@ class Shape:
             self._name(choice["delta"])
             if choice.get("finish_reason"):
                 self._tell(choice, choice["index"])
+            elif self.plan.hidden and not choice["delta"]:  # it may be sent for its usage
+                choice.pop("logprobs", None)
+                choice.pop("token_ids", None)
             told = told or bool(choice["delta"]) or bool(choice.get("finish_reason"))
         return body if told or body.get("usage") else None
 
@@ -125,6 +139,10 @@ class Shape:
 
     def thought_event(self, body: Body) -> Body | None:
         return None if self.plan.hidden else body
+
+    def part(self, body: Body) -> Body | None:
+        of_thought = body["part"].get("type") == "reasoning_text"
+        return None if self.plan.hidden and of_thought else body
 
     def block_delta(self, body: Body) -> Body | None:
         return None if self.plan.hidden and body["delta"]["type"] == "thinking_delta" else body
@@ -155,6 +173,7 @@ SIGNS = (
     b"response.completed",
     b"response.incomplete",
     b"response.reasoning",
+    b'"reasoning_text"',
     b'"message_delta"',
     b'"thinking_delta"',
 )
@@ -168,6 +187,8 @@ FRAMES: Mapping[Any, Callable[[Shape, Body], Body | None]] = {
     "response.reasoning_part.done": Shape.thought_event,
     "response.output_item.added": Shape.item,
     "response.output_item.done": Shape.item,
+    "response.content_part.added": Shape.part,
+    "response.content_part.done": Shape.part,
     "message_delta": Shape.message_delta,
     "content_block_delta": Shape.block_delta,
 }

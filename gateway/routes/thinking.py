@@ -22,6 +22,7 @@ from gateway.routes.thinking_body import sample_row, shown_reasoning, whole
 from gateway.settings import Settings
 from gateway.thinking import effort
 from gateway.thinking.parallel import Parallel
+from gateway.thinking.ptrue import p_true
 from gateway.thinking.run import Request as ThinkingRequest
 from gateway.thinking.run import ThinkingRun
 from gateway.thinking.running import Running
@@ -65,8 +66,9 @@ class ThinkRequest(Sampling):
     validate_: bool = Field(
         default=True, alias="validate", description="Run the checks of docs/thinking.md."
     )
-    confidence: Literal["off", "logprobs", "auto"] = Field(
-        default="auto", description="auto and logprobs: from log-probabilities. off: none."
+    confidence: Literal["off", "logprobs", "auto", "full"] = Field(
+        default="auto",
+        description="auto and logprobs: from log-probabilities. full: the model is asked, too. off: none.",
     )
     samples: int = Field(default=1, ge=1, description="Thoughts in parallel; they vote.")
     early_exit: Literal["off", "logprob", "probe"] = Field(
@@ -119,7 +121,6 @@ class Call:
         """`thinking.created`, reasoning, answer, ... then `thinking.completed` with the whole body."""
         body, settings = self.body, self.settings
         bounds.check(body.model_dump(by_alias=True), settings)
-        bounds.check({"n": body.samples}, settings)
         clock = Clock()
         model = self.fleet.find(body.model)
         wanted = body.max_tokens or model.profile.thinking_max_tokens
@@ -135,7 +136,7 @@ class Call:
         }
         with self.fleet.slot(body.model).use() as engine:
             samples = await self._samples(engine, plan, wanted)
-            plan.runs.extend(sample.run for sample in samples)
+            plan.begin(sample.run for sample in samples)
             created: Event | None = Event("thinking.created", dict(head))
             with self.running.registered(self.request_id, plan):
                 async with aclosing(self._run(samples, model)) as events:
@@ -193,6 +194,8 @@ class Call:
             chosen, agreement = samples[verdict.winner], verdict.agreement
             yield Event("thinking.answer.delta", {"delta": chosen.run.outcome.answer})
         out = chosen.run.outcome
+        if self.body.confidence == "full":
+            chosen.p_true = await p_true(chosen.run)
         yield Event("thinking.answer.done", {"answer_source": out.answer_source})
         body = whole(self.body, samples, chosen, (model.calibration, agreement))
         for name in ("validation", "confidence"):

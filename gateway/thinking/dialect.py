@@ -62,6 +62,11 @@ class Dialect:
         """`</think>` is one token; else it is found in the text."""
         return len(self.close) == 1
 
+    @property
+    def marks(self) -> tuple[int, ...]:
+        """The tokens that open and close a thought; none where the marks are only text."""
+        return (self.open[0], *self.close) if self.knows_marks else ()
+
     @functools.cached_property
     def sentence_ends(self) -> frozenset[int]:
         """Tokens after which a cut does not tear a sentence apart."""

@@ -4,7 +4,7 @@ One body may carry several wishes (SDKs add their own defaults); an exact budget
 both, and the operator's default and ceiling frame them all. docs/thinking.md has the table.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -38,7 +38,20 @@ class Plan:
     ceiling: int | None = None
     hidden: bool = False  # the caller does not want to see the thought
     thinks: bool = False  # there is room for a thought and it is wanted
+    hurried: bool = False  # told to answer now, perhaps before it began
     runs: list["ThinkingRun"] = field(default_factory=list)
+
+    def begin(self, runs: Iterable["ThinkingRun"]) -> None:
+        """Take over the runs; a request told to answer before it began does not think."""
+        self.runs.extend(runs)
+        if self.hurried:
+            self.answer_now()
+
+    def answer_now(self) -> str:
+        """End every thought. Returns the phase: waiting, thinking, answering or done."""
+        self.hurried = True
+        phases = [run.answer_now() for run in self.runs]
+        return "thinking" if "thinking" in phases else next(iter(phases), "waiting")
 
 
 # The plan of the request being served, from the route down to the engine client under vLLM's handlers.
@@ -59,11 +72,13 @@ def read(body: Mapping[str, Any], frame: Frame) -> Plan:
     Raises:
         InvalidRequest: a depth, effort or budget that is none; names the field.
     """
-    budget = _first(_budgets(body))
+    budget = _first(list(_budgets(body)))
     levels = list(_levels(body, frame))
-    level = OFF if OFF in levels or budget == 0 else _first(iter(levels))
+    level = OFF if OFF in levels or budget == 0 else _first(levels)
     if level is None:
         level = frame.default if budget is None else max(frame.default, MEDIUM)
+    if not isinstance(body.get("include_reasoning", True), bool | str | None):
+        raise InvalidRequest("'include_reasoning' must be true or false", "include_reasoning")
     hidden = body.get("include_reasoning") is False or bool(
         _object(body, "reasoning").get("exclude")
     )
@@ -82,6 +97,8 @@ def amended(body: Mapping[str, Any], plan: Plan) -> dict[str, Any]:
     kept = {key: value for key, value in body.items() if key not in OURS}
     if "messages" in body and "reasoning" in body:
         del kept["reasoning"]  # OpenRouter's; on /v1/responses it is OpenAI's own
+    if "messages" in body and kept.get("reasoning_effort") not in (None, *NAMES):
+        kept["reasoning_effort"] = DEPTHS[plan.level].name  # vLLM knows names only
     template = {"enable_thinking": plan.thinks}
     kept["chat_template_kwargs"] = {**_object(body, "chat_template_kwargs"), **template}
     return kept
@@ -103,7 +120,11 @@ def report(run: "ThinkingRun") -> dict[str, Any]:
 def _levels(body: Mapping[str, Any], frame: Frame) -> Iterator[int]:
     """Each level that is spoken of, the most deliberate way of saying it first."""
     template = _object(body, "chat_template_kwargs")
-    reasoning, thinking = _object(body, "reasoning"), _object(body, "thinking")
+    reasoning, kind = _object(body, "reasoning"), _object(body, "thinking").get("type")
+    if kind is not None and str(kind) not in _SWITCH:
+        raise InvalidRequest(
+            f"'thinking.type' is {kind!r}; it takes {', '.join(_SWITCH)}", "thinking"
+        )
     named = (
         ("thinking_depth", body.get("thinking_depth")),
         ("reasoning_effort", body.get("reasoning_effort")),
@@ -119,7 +140,7 @@ def _levels(body: Mapping[str, Any], frame: Frame) -> Iterator[int]:
         ("chat_template_kwargs.enable_thinking", template.get("enable_thinking")),
         ("chat_template_kwargs.thinking", template.get("thinking")),
         ("reasoning.enabled", reasoning.get("enabled")),
-        ("thinking.type", _SWITCH.get(str(thinking.get("type")))),
+        ("thinking.type", _SWITCH.get(str(kind))),
     )
     for name, value in switches:
         if value is not None:
@@ -166,8 +187,10 @@ def _budgets(body: Mapping[str, Any]) -> Iterator[int]:
 
 def _object(body: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     value = body.get(name)
-    return value if isinstance(value, dict) else {}
+    if value is not None and not isinstance(value, dict):
+        raise InvalidRequest(f"'{name}' must be an object, not {value!r}", name)
+    return value or {}
 
 
-def _first(values: Iterator[int]) -> int | None:
-    return next(values, None)
+def _first(values: list[int]) -> int | None:
+    return values[0] if values else None

@@ -9,6 +9,7 @@ Not the engine's `thinking_token_budget`: it knows nothing of max_tokens, and a 
 no answer (vLLM #55382); docs/adr/0007-two-phase-thinking.md has the rest.
 """
 
+import re
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
@@ -17,12 +18,14 @@ from typing import Any, Protocol
 from gateway.engines.types import Delta, Job, TokenIds
 from gateway.errors import EngineUnavailable, NoAnswer
 from gateway.thinking.budget import Budget, Wish, plan
-from gateway.thinking.dialect import CLOSE, OPEN, TOOL_CALL, Dialect
+from gateway.thinking.dialect import CLOSE, TOOL_CALL, Dialect
 from gateway.thinking.probe import Probe
 from gateway.thinking.thought import Cut, Thought
 
 FORBID = -100.0  # as a logit bias: never
 CLOSED_BY_MODEL = ("natural", "tool_call")
+MARKS = re.compile(r"</?think>")
+FRONT = re.compile(r"\A(?:\s|</?think>)+")  # of an answer
 GAVE_UP = ("abort", "error")  # the engine's own finish reasons
 
 
@@ -118,6 +121,8 @@ class ThinkingRun:
             self.dialect, budget.applied, source.looping, request.early_exit == "logprob"
         )
         self._probe: Probe | None = None
+        self._before: TokenIds = ()  # what stands in front of the answer
+        self._answered: list[int] = []  # the answer's tokens
         self._shown = False  # something of the answer could be seen
         self._over = False  # the thinking request has nothing more to give
         self._waiting: list[Piece] = []  # of the answer, nothing to be seen yet
@@ -126,6 +131,10 @@ class ThinkingRun:
         """End the thought at its next token; in the answer it changes nothing. Returns the phase."""
         self.thought.interrupt = "answer_now"
         return self.phase
+
+    def transcript(self) -> TokenIds:
+        """Prompt, thought and answer as the model has seen them."""
+        return (*self._before, *self._answered)
 
     async def pieces(self) -> Pieces:
         """The thought's pieces, one "close", the answer's pieces; the last has a finish reason.
@@ -143,6 +152,7 @@ class ThinkingRun:
             behind = self._behind_thought()
         else:
             behind = self._without_thought()
+        self._before = behind
         self.phase = "answering"
         if not self._shown:
             if self.request.thinks and out.end_reason not in CLOSED_BY_MODEL:
@@ -155,7 +165,8 @@ class ThinkingRun:
     def _open(self) -> TokenIds:
         """Some templates open the thought, some leave it to the model, some know of none."""
         prompt = self.request.prompt
-        if not self.request.thinks or self.dialect.opened(prompt):
+        fits = len(prompt) + len(self.dialect.open) < self.request.context
+        if not self.request.thinks or self.dialect.opened(prompt) or not fits:
             return prompt
         return prompt + self.dialect.open
 
@@ -185,7 +196,7 @@ class ThinkingRun:
         if cut.text or cut.kept:
             shown = rows and rows[: cut.kept]
             pieces.append(Piece("reasoning", cut.text, delta.token_ids[: cut.kept], shown))
-        reason = cut.reason or await self._another_reason(delta)
+        reason = cut.reason or await self._ready()
         if reason is None:
             return pieces
         self._end_thought(reason)
@@ -204,13 +215,10 @@ class ThinkingRun:
             pieces.extend(self._show(behind))
         return pieces
 
-    async def _another_reason(self, delta: Delta) -> str | None:
-        """Why the thought ends, other than by what is in it."""
-        if delta.finish_reason is not None:
-            return "budget" if delta.finish_reason == "length" else "eos"
-        if self._probe is not None and await self._probe.sure(self.thought):
-            return "early_exit"
-        return None
+    async def _ready(self) -> str | None:
+        """The trial answer is as good as a later one."""
+        sure = self._probe is not None and await self._probe.sure(self.thought)
+        return "early_exit" if sure else None
 
     def _end_thought(self, reason: str) -> None:
         out = self.outcome
@@ -226,30 +234,38 @@ class ThinkingRun:
     def _behind_thought(self) -> TokenIds:
         """The prompt of the answer: what was thought, closed."""
         out, dialect, thought = self.outcome, self.dialect, self.thought
+        said = (*self.prompt, *thought.ids, *thought.closing)
+        if self._shown:
+            return said
         if out.forced:
             bridge = dialect.phrase
         elif out.end_reason == "natural":
             bridge = dialect.follows
         else:
             bridge = dialect.empty
-        if self._shown:
-            return ()
         out.forced_tokens += len(bridge)
-        return (*self.prompt, *thought.ids, *thought.closing, *bridge)
+        return (*said, *bridge)
 
     def _without_thought(self) -> TokenIds:
         """A thought that the template opened is closed at once."""
         out = self.outcome
-        if self.thought.interrupt is not None:
+        if self.thought.interrupt is not None and out.budget.applied > 0:
             out.end_reason, out.forced = "answer_now", True
-        if not self.dialect.opened(self.prompt):
+        fits = len(self.prompt) + len(self.dialect.empty) < self.request.context
+        if not self.dialect.opened(self.prompt) or not fits:
             return self.prompt
-        out.forced_tokens = len(self.dialect.empty)
-        return self.prompt + self.dialect.empty
+        closed = self.prompt + self.dialect.empty
+        if self.request.thinks:  # the mark is shown, so it counts
+            out.forced_tokens = len(self.dialect.empty)
+        else:  # as a template would have put it there
+            out.prompt_tokens = len(closed)
+            self.total = min(self.total, self.request.context - len(closed))
+        return closed
 
     async def _answer(self, prompt: TokenIds) -> Pieces:
         """The answer's request. When nothing can be seen of it, once more with visible tokens only."""
         for last_resort in (False, True):
+            self._waiting.clear()
             job = self._answering_job(prompt, last_resort)
             self.outcome.engine_requests += 1
             async with aclosing(self.source.generate(job)) as deltas:
@@ -260,12 +276,11 @@ class ThinkingRun:
                         yield piece
             if self._shown:
                 return
-            self._waiting.clear()
         yield self._extracted()
 
     def _note_cached(self, delta: Delta) -> None:
         out = self.outcome
-        if out.reasoning_tokens == 0 and out.end_reason != "natural":
+        if out.engine_requests == 1:
             out.cached_tokens = delta.cached_tokens
         else:
             out.answer_cached_tokens = delta.cached_tokens
@@ -273,20 +288,15 @@ class ThinkingRun:
     def _show(self, delta: Delta) -> list[Piece]:
         """The answer's pieces. White space is held back until something can be seen."""
         out = self.outcome
-        piece = Piece(
-            "answer",
-            delta.text,
-            delta.token_ids,
-            delta.logprobs,
-            delta.finish_reason,
-            delta.stop_reason,
-        )
+        ended = (delta.finish_reason, delta.stop_reason)
+        piece = Piece("answer", delta.text, delta.token_ids, delta.logprobs, *ended)
         if not self._shown:
             self._waiting.append(piece)
             if not _visible("".join(waiting.text for waiting in self._waiting)):
                 return []
             self._shown = True
-            piece = _merged(self._waiting, self.request.strip)
+            piece = _merged(self._waiting, self.dialect.marks if self.request.strip else None)
+        self._answered.extend(piece.token_ids)
         out.answer += piece.text
         out.answer_tokens += len(piece.token_ids)
         out.finish_reason = piece.finish_reason or out.finish_reason
@@ -330,10 +340,11 @@ class ThinkingRun:
     def _answering_job(self, prompt: TokenIds, last_resort: bool) -> Job:
         room = self._room()
         wanted = self.request.min_tokens - self.outcome.reasoning_tokens
-        changes: dict[str, Any] = {"n": 1, "min_tokens": min(room, max(1, wanted))}
-        if self.dialect.knows_marks and self.request.thinks:
-            marks = (self.dialect.open[0], *self.dialect.close)
-            changes["logit_bias"] = dict.fromkeys(marks, FORBID)
+        # vLLM does not look for stop strings in the first `min_tokens`; there it takes an end at once first.
+        least = 0 if self.request.apart and not last_resort else 1
+        changes: dict[str, Any] = {"n": 1, "min_tokens": min(room, max(least, wanted))}
+        if self.dialect.marks and self.request.thinks:
+            changes["logit_bias"] = dict.fromkeys(self.dialect.marks, FORBID)
         if last_resort:
             changes |= {"allowed_token_ids": list(self.dialect.visible), "temperature": 0.0}
         name = "retry" if last_resort else "answer"
@@ -359,34 +370,31 @@ def _refuse_failure(delta: Delta) -> None:
 
 def _mark(reason: str, delta: Delta, cut: Cut) -> Piece:
     """The model's own `</think>`; a tool call ends the thought without one."""
-    ids = delta.token_ids[cut.kept : cut.kept + cut.mark]
-    rows = delta.logprobs
-    shown = rows and rows[cut.kept : cut.kept + cut.mark]
-    return Piece("close", CLOSE if reason == "natural" else "", ids, shown)
+    place, rows = slice(cut.kept, cut.kept + cut.mark), delta.logprobs
+    text = CLOSE if reason == "natural" else ""
+    return Piece("close", text, delta.token_ids[place], rows and rows[place])
 
 
 def _visible(text: str) -> bool:
     """A person would see something of it; the parsers take the marks out."""
-    for mark in (OPEN.strip(), CLOSE):
-        text = text.replace(mark, "")
-    return bool(text.strip().strip("\ufffd"))
+    return bool(MARKS.sub("", text).strip().strip("\ufffd"))
 
 
-def _merged(pieces: Sequence[Piece], strip: bool) -> Piece:
-    text = "".join(piece.text for piece in pieces)
+def _merged(pieces: Sequence[Piece], marks: Sequence[int] | None) -> Piece:
+    """Those held back as one; with `marks` (token ids), without the white space and marks in front."""
     last = pieces[-1]
-    return Piece(
-        "answer",
-        text.lstrip() if strip else text,
-        [token for piece in pieces for token in piece.token_ids],
-        None
-        if last.logprobs is None
-        else [row for piece in pieces for row in piece.logprobs or ()],
-        last.finish_reason,
-        last.stop_reason,
-    )
+    text = "".join(piece.text for piece in pieces)
+    ids = [token for piece in pieces for token in piece.token_ids]
+    rows = [row for piece in pieces for row in piece.logprobs or ()]
+    if marks is not None:
+        text, front = FRONT.sub("", text, count=1), text
+        spare = len(MARKS.findall(front)) - len(MARKS.findall(text))
+        # A parser that met a mark's token would wait for its text.
+        for place in [place for place, token in enumerate(ids) if token in marks][:spare][::-1]:
+            del ids[place], rows[place : place + 1]
+    shown = None if last.logprobs is None else rows
+    return Piece("answer", text, ids, shown, last.finish_reason, last.stop_reason)
 
 
 def _last_line(text: str) -> str:
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1] if lines else ""
+    return next((line.strip() for line in reversed(text.splitlines()) if _visible(line)), "")

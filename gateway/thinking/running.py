@@ -29,7 +29,7 @@ class Running:
                 del self._plans[request_id]
 
     def answer_now(self, request_id: str) -> str:
-        """End the thought of a running request. Returns its phase: waiting, thinking or answering.
+        """End the thought of a running request. Returns its phase: waiting, thinking, answering or done.
 
         Raises:
             NotFound: no such request runs (it may have ended).
@@ -39,7 +39,4 @@ class Running:
             plan = plan or self._plans.get(request_id.removeprefix(prefix))
         if plan is None:
             raise NotFound(f"no request {request_id} is thinking; it may have ended")
-        phases = [run.answer_now() for run in plan.runs]
-        return next(
-            (phase for phase in phases if phase == "thinking"), phases[0] if phases else "waiting"
-        )
+        return plan.answer_now()

@@ -26,6 +26,7 @@ class Sample:
         self.status = (
             "running"  # completed | incomplete | consensus_cancelled | stopped_low_confidence
         )
+        self.p_true: float | None = None  # the model's own verdict, where it was asked for
         size = run.dialect.vocabulary
         self.thought = None if top_k is None else Trace(size, top_k)
         self.answer = None if top_k is None else Trace(size, top_k)
@@ -86,7 +87,7 @@ class Sample:
             truncated=out.finish_reason == "length",
             failed_step_fraction=failed_step_fraction(self.steps()),
             agreement=agreement,
-            p_true=None,
+            p_true=self.p_true,
         )
         return score(measured, calibration)
 

@@ -13,6 +13,8 @@ GRACE_FROM = 0.9
 LOOP_EVERY = 16  # tokens between two looks
 # ThinkBrake (arXiv 2510.00546): at a sentence's end, `</think>` is nearly as likely as what follows.
 EXIT_MARGIN = 0.5  # nats
+# Why the engine ended it; anything else is the model's end of text.
+FINISHED = {"length": "budget", "repetition": "loop"}
 
 Rows = Sequence[Mapping[int, Any] | None]
 
@@ -50,13 +52,10 @@ class Thought:
 
     def take(self, delta: Delta) -> Cut:
         """Add what belongs to the thought; the cut has a reason when the thought is over."""
-        before = self.ids[-CONTEXT:]
-        cut = self._by_token(delta) if self.dialect.knows_marks else self._by_text(delta)
-        if cut.reason and not cut.mark and cut.kept < len(delta.token_ids):
-            cut.text = self.dialect.text_behind(before, delta.token_ids[: cut.kept])
-        if cut.reason is None and _ended_by_eos(delta):
-            cut.kept, cut.reason = cut.kept - 1, "eos"
-            self.ids.pop()
+        ids = delta.token_ids[:-1] if self._ends_text(delta) else delta.token_ids
+        cut = self._by_token(delta, ids) if self.dialect.knows_marks else self._by_text(delta, ids)
+        if cut.reason is None and delta.finish_reason is not None:
+            cut.reason = FINISHED.get(delta.finish_reason, "eos")
         cut.text = self._held_back(cut)
         self.closing = delta.token_ids[cut.kept : cut.kept + cut.mark]
         self._parts.append(cut.text)
@@ -64,48 +63,61 @@ class Thought:
         self.marks.append((self._length, len(self.ids)))
         return cut
 
-    def _by_token(self, delta: Delta) -> Cut:
+    def _ends_text(self, delta: Delta) -> bool:
+        """The last token ends the whole text (there may be several such); it is no part of a thought."""
+        if delta.finish_reason != "stop" or isinstance(delta.stop_reason, str):
+            return False
+        marks = (*self.dialect.close, *self.dialect.tool_call) if self.dialect.knows_marks else ()
+        return bool(delta.token_ids) and delta.token_ids[-1] not in marks
+
+    def _by_token(self, delta: Delta, ids: Sequence[int]) -> Cut:
         (close,), (tool_call,) = self.dialect.close, self.dialect.tool_call
-        rows = delta.logprobs
-        for place, token in enumerate(delta.token_ids):
+        before_ids, rows = self.ids[-CONTEXT:], delta.logprobs
+        for place, token in enumerate(ids):
             if token == close:
                 before, _, behind = delta.text.partition(CLOSE)
                 return Cut(before, place, "natural", 1, behind)
             if token == tool_call:
                 before, found, behind = delta.text.partition(TOOL_CALL)
                 return Cut(before, place, "tool_call", 0, found + behind)
-            if self.early_exit and rows is not None and self._sure(rows[place]):
-                return Cut(delta.text, place, "early_exit")
-            if reason := self._add(token):
-                return Cut(delta.text, place + 1, reason)
-        return Cut(delta.text, len(delta.token_ids))
+            sure = self.early_exit and rows is not None and self._sure(rows[place])
+            kept = place if sure else place + 1
+            if reason := "early_exit" if sure else self._add(token):
+                whole = kept == len(ids)
+                text = delta.text if whole else self.dialect.text_behind(before_ids, ids[:kept])
+                return Cut(text, kept, reason)
+        return Cut(delta.text, len(ids))
 
-    def _by_text(self, delta: Delta) -> Cut:
-        pending = self._held + delta.text
-        for mark, reason in ((CLOSE, "natural"), (TOOL_CALL, "tool_call")):
-            before, found, behind = pending.partition(mark)
-            if found:
-                kept = min(len(delta.token_ids), self.budget - len(self.ids))
-                self.ids.extend(delta.token_ids[:kept])
-                self._held = ""
-                whole = behind if reason == "natural" else found + behind
-                return Cut(before, kept, reason, len(delta.token_ids) - kept, whole)
-        for place, token in enumerate(delta.token_ids):
+    def _by_text(self, delta: Delta, ids: Sequence[int]) -> Cut:
+        """The mark's own tokens count as thought: nobody could know while they came."""
+        pending, behind = self._held, delta.text
+        for place, (token, size) in enumerate(zip(ids, self._sizes(delta, ids), strict=False)):
+            pending, behind = pending + behind[:size], behind[size:]
+            for mark, reason in ((CLOSE, "natural"), (TOOL_CALL, "tool_call")):
+                before, found, rest = pending.partition(mark)
+                if found:
+                    self.ids.append(token)
+                    said = rest if reason == "natural" else found + rest
+                    return Cut(before, place + 1, reason, 0, said + behind)
             if (cause := self._add(token)) is not None:
-                return Cut(delta.text, place + 1, cause)
-        return Cut(delta.text, len(delta.token_ids))
+                return Cut(pending, place + 1, cause)
+        return Cut(pending + behind, len(ids))
+
+    def _sizes(self, delta: Delta, ids: Sequence[int]) -> list[int]:
+        """How many characters of the delta's text came with each of its tokens; the last has the rest."""
+        known = [*self.ids[-CONTEXT:], *ids]
+        ends = range(len(known) - len(ids), len(known) - 1)
+        sizes = [len(self.dialect.text_behind(known[:end], [known[end]])) for end in ends]
+        return [*sizes, len(delta.text)]
 
     def _held_back(self, cut: Cut) -> str:
         """Text that might be the beginning of a mark waits until it is known; at the end it is let go."""
-        if self.dialect.knows_marks or cut.reason in ("natural", "tool_call"):
+        if self.dialect.knows_marks or cut.reason is not None:
             return cut.text
-        whole, self._held = self._held + cut.text, ""
-        if cut.reason is not None:
-            return whole
-        size = max(_overlap(whole, CLOSE), _overlap(whole, TOOL_CALL))
-        if size:
-            whole, self._held = whole[:-size], whole[-size:]
-        return whole
+        size = max(_overlap(cut.text, CLOSE), _overlap(cut.text, TOOL_CALL))
+        shown = len(cut.text) - size
+        self._held = cut.text[shown:]
+        return cut.text[:shown]
 
     def _add(self, token: int) -> str | None:
         self.ids.append(token)
@@ -125,10 +137,6 @@ class Thought:
         end = row.get(self.dialect.close[0])
         top: float = max(entry.logprob for entry in row.values())
         return end is not None and top - end.logprob < EXIT_MARGIN
-
-
-def _ended_by_eos(delta: Delta) -> bool:
-    return delta.finish_reason == "stop" and delta.stop_reason is None and bool(delta.token_ids)
 
 
 def _overlap(text: str, mark: str) -> int:

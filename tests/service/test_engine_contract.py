@@ -11,6 +11,7 @@ from engine_config import profile
 from gateway.engines.opening import locate, open_engine, prepare_environment
 from gateway.engines.types import Delta, Engine, Job
 from gateway.errors import InvalidRequest
+from gateway.thinking.run import Request, ThinkingRun
 from tests.scripted import Script, ScriptedEngine
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -106,10 +107,50 @@ async def test_a_prompt_longer_than_the_context_is_refused(engine: Engine) -> No
         await engine.render_text("word " * (engine.limits.max_model_len + 1))
 
 
-async def test_tokens_of_parts_are_tokens_of_the_whole(engine: Engine) -> None:
-    thought, end = await engine.tokenize("Hm"), await engine.tokenize("\n</think>\n\n")
+async def test_marks_are_the_same_tokens_alone_and_behind_a_thought(engine: Engine) -> None:
+    dialect = engine.dialect
+    assert dialect is not None and dialect.knows_marks
 
-    assert thought + end == await engine.tokenize("Hm\n</think>\n\n")
+    assert dialect.encode("Hm") + dialect.empty == dialect.encode("Hm\n</think>\n\n")
+    assert dialect.decode(dialect.encode("a <think>\nb</think>")) == "a <think>\nb</think>"
+    assert not set(dialect.visible) & {*dialect.open, *dialect.close}
+
+
+async def test_a_line_over_and_over_is_a_loop_and_a_rule_of_dashes_is_not(engine: Engine) -> None:
+    if isinstance(engine, ScriptedEngine):
+        pytest.skip("the scripted engine loops when it is told to")
+    line = [7, 8, 9, 10, 11, 12, 13, 14, 15]
+
+    assert engine.looping(list(range(100)) + 4 * line)
+    assert not engine.looping(list(range(100)) + [5] * 24)
+    assert not engine.looping(list(range(500)))
+
+
+async def test_a_forced_answer_finds_its_prompt_in_the_cache(engine: Engine) -> None:
+    if isinstance(engine, ScriptedEngine):
+        pytest.skip("the scripted engine has no cache")
+    block = 128  # vLLM's KV block on the CPU
+    messages = [{"role": "user", "content": "word " * 400}]
+    prompt = await engine.render_chat(messages, thinking=True)
+    request = Request(
+        request_id="cached",
+        prompt=prompt,
+        thinks=True,
+        level=3,
+        budget=200,
+        ceiling=None,
+        max_tokens=400,
+        sampling={"temperature": 1},
+        context=engine.limits.max_model_len,
+    )
+    run = ThinkingRun(engine, request)
+
+    _ = [piece async for piece in run.pieces()]
+
+    out = run.outcome
+    told = len(run.prompt) + out.reasoning_tokens + out.forced_tokens
+    assert out.engine_requests == 2
+    assert (out.answer_cached_tokens or 0) >= (told - 1) // block * block - block > 300
 
 
 async def test_a_conversation_renders_to_a_prompt_that_holds_it(engine: Engine) -> None:

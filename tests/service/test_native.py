@@ -30,6 +30,12 @@ def deltas(told: list[dict[str, Any]], kind: str) -> str:
     return "".join(event["delta"] for event in told if event["type"] == kind)
 
 
+def within(told: dict[str, Any]) -> bool:
+    """A thought that never ends is ended at its budget, or at a sentence's end in its last tenth."""
+    applied = told["budget"]["applied"]
+    return bool(0.9 * applied <= told["reasoning"]["tokens"] <= applied)
+
+
 def test_the_seed_call_of_generate_works_as_written(http: httpx.Client) -> None:
     body = {"prompt": "什么是AES加密算法？", "max_length": 200, "temperature": 0.7}
 
@@ -147,7 +153,8 @@ def test_a_thinker_that_never_ends_is_ended_within_its_budget(
 
     usage, details = told["usage"], told["usage"]["completion_tokens_details"]
     assert told["answer"].strip()
-    assert told["reasoning"]["tokens"] == details["reasoning_tokens"] == told["budget"]["applied"]
+    assert told["reasoning"]["tokens"] == details["reasoning_tokens"]
+    assert within(told)
     assert told["reasoning"]["end_reason"] == ("skipped" if depth == 0 else "budget")
     assert usage["completion_tokens"] == sum(details.values()) <= 160
 
@@ -157,10 +164,10 @@ def test_an_explicit_budget_beats_the_depth_and_clamping_is_told(http: httpx.Cli
     exact = http.post("/thinking", json={**ask, "thinking_budget": 17}).json()
     clamped = http.post("/thinking", json={**ask, "thinking_budget": 190}).json()
 
-    assert exact["reasoning"]["tokens"] == 17
+    assert exact["budget"]["applied"] == 17 and within(exact)
     assert exact["budget"]["requested"] == 17 and exact["budget"]["clamped"] is False
     assert clamped["budget"]["clamped"] is True
-    assert clamped["reasoning"]["tokens"] == clamped["budget"]["applied"] < 190
+    assert clamped["budget"]["applied"] < 190 and within(clamped)
 
 
 def test_include_reasoning_false_only_hides(http: httpx.Client) -> None:

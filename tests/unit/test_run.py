@@ -1,212 +1,191 @@
-"""One bounded thought and its answer: how it ends, what the answer is told, and who is to blame."""
+"""One bounded thought and its answer: how it ends, what the engine is asked, what a caller gets."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
-from typing import Any
+import random
+from collections.abc import AsyncGenerator
 
 import pytest
 
-from gateway.engines.types import Job
-from gateway.errors import EngineUnavailable
-from gateway.thinking.run import EARLY_STOP, Piece, Request, ThinkingRun
-from tests.scripted import PATIENCE_S, Script, ScriptedEngine, text_of, tokens
+from gateway.thinking.dialect import EARLY_STOP, Dialect
+from gateway.thinking.run import Piece
+from tests.runs import OPENED, PROMPT, count, each_dialect, finish, names, phases, run_on, text
+from tests.scripted import PATIENCE_S, Entry, Script, ScriptedEngine, said, text_of, tokens
 
-PROMPT = "<user>2+2?<assistant>"
-NATURAL = Script(["Two and two", "."], stop_reason="</think>", tail=tokens("</think>"), cached=5)
-ANSWER = Script(["It is", " four."], finish="stop")
+NATURAL = Script(["Two and two", ".</think>", "\n\nIt is", " four."], cached=5)
 
 
 @pytest.fixture
 def engine() -> ScriptedEngine:
     engine = ScriptedEngine()
-    engine.script = phases(NATURAL, ANSWER)
+    engine.script = phases(think=NATURAL)
     return engine
-
-
-def phases(think: Script, answer: Script) -> Callable[[Job], Script]:
-    return lambda job: think if job.request_id.endswith("-think") else answer
-
-
-def request(**changes: Any) -> Request:
-    fields: dict[str, Any] = {
-        "request_id": "r",
-        "prompt": tokens(PROMPT),
-        "level": 3,
-        "budget": None,
-        "max_tokens": 1000,
-        "sampling": {"temperature": 0.5},
-    }
-    return Request(**fields | changes)
-
-
-async def finish(engine: ScriptedEngine, **changes: Any) -> tuple[ThinkingRun, list[Piece]]:
-    run = ThinkingRun(engine, request(**changes))
-    return run, [piece async for piece in run.pieces()]
 
 
 def answer_prompt(engine: ScriptedEngine) -> str:
     return text_of(engine.jobs[-1].prompt)
 
 
-async def test_a_thought_that_closes_itself_is_followed_by_the_answer(
-    engine: ScriptedEngine,
-) -> None:
+@each_dialect
+async def test_a_natural_end_costs_one_engine_request(dialect: Dialect) -> None:
+    engine = ScriptedEngine(dialect=dialect)
+    engine.script = phases(think=NATURAL)
+
     run, pieces = await finish(engine)
 
     out = run.outcome
-    assert [piece.phase for piece in pieces] == [
-        "reasoning",
-        "reasoning",
-        "reasoning_done",
-        "answer",
-        "answer",
-    ]
-    assert (out.reasoning, out.answer) == ("Two and two.", "It is four.")
+    assert names(engine) == ["r-think"] and out.engine_requests == 1
+    assert text(pieces, "reasoning") == out.reasoning == "Two and two."
+    assert text(pieces, "close") == "</think>"
+    assert text(pieces, "answer") == out.answer == "It is four."
     assert (out.end_reason, out.forced, out.answer_source) == ("natural", False, "model")
-    assert answer_prompt(engine) == f"{PROMPT}<think>\nTwo and two.</think>\n\n"
+    assert out.cached_tokens == 5 and pieces[-1].finish_reason == "stop"
 
 
-async def test_a_spent_budget_closes_the_thought_with_the_phrase(engine: ScriptedEngine) -> None:
-    engine.script = phases(Script(["Let me", " see"], finish="length"), ANSWER)
-
-    run, _ = await finish(engine, budget=10)
-
-    out = run.outcome
-    assert (out.end_reason, out.forced, out.forced_tokens) == ("budget", True, len(EARLY_STOP))
-    assert engine.jobs[0].max_tokens == out.budget.applied == 10
-    assert answer_prompt(engine) == f"{PROMPT}<think>\nLet me see{EARLY_STOP}"
-
-
-async def test_a_model_that_stops_inside_its_thought_is_made_to_answer(
-    engine: ScriptedEngine,
-) -> None:
-    engine.script = phases(Script(["Hm"], finish="stop", stop_reason=None, tail=[0]), ANSWER)
+@each_dialect
+async def test_a_mark_in_the_middle_of_a_delta_is_found(dialect: Dialect) -> None:
+    engine = ScriptedEngine(dialect=dialect)
+    engine.script = phases(think=Script(["Hm. So</thi", "nk>Four", "."]))
+    if dialect.knows_marks:
+        engine.script = phases(think=Script(["Hm. So</think>Four", "."]))
 
     run, _ = await finish(engine)
 
-    assert (run.outcome.end_reason, run.outcome.forced) == ("eos", True)
-    assert answer_prompt(engine) == f"{PROMPT}<think>\nHm{EARLY_STOP}"
+    assert (run.outcome.reasoning, run.outcome.answer) == ("Hm. So", "Four.")
+    assert run.outcome.engine_requests == 1
 
 
-async def test_depth_zero_answers_at_once_behind_an_empty_thought(engine: ScriptedEngine) -> None:
-    run, pieces = await finish(engine, level=0)
+@each_dialect
+async def test_what_only_begins_like_a_mark_stays_in_the_thought(dialect: Dialect) -> None:
+    engine = ScriptedEngine(dialect=dialect)
+    engine.script = phases(think=Script(["a </thi", "n air </", "think>b"]))
+    if dialect.knows_marks:
+        engine.script = phases(think=Script(["a </thi", "n air ", "</think>b"]))
 
-    assert [piece.phase for piece in pieces] == ["reasoning_done", "answer", "answer"]
-    assert (run.outcome.end_reason, run.outcome.forced) == ("skipped", False)
-    assert [job.request_id for job in engine.jobs] == ["r-answer"]
-    assert answer_prompt(engine) == f"{PROMPT}<think>\n\n</think>\n\n"
+    run, _ = await finish(engine)
+
+    assert (run.outcome.reasoning, run.outcome.answer) == ("a </thin air ", "b")
 
 
-async def test_cached_prompt_tokens_are_counted_also_when_nothing_is_thought(
+@each_dialect
+async def test_a_spent_budget_closes_the_thought_with_the_phrase(dialect: Dialect) -> None:
+    engine = ScriptedEngine(dialect=dialect)
+    engine.script = phases(think=Script(["Let me", " see whether", " it is so"]))
+
+    run, pieces = await finish(engine, budget=10)
+
+    out = run.outcome
+    assert names(engine) == ["r-think", "r-answer"]
+    assert (out.end_reason, out.forced) == ("budget", True)
+    assert text(pieces, "reasoning") == out.reasoning == "Let me see"
+    assert count(pieces, "reasoning") == out.reasoning_tokens == 10
+    assert text(pieces, "close") == "</think>"
+    assert dialect.decode(engine.jobs[-1].prompt) == f"{OPENED}Let me see{EARLY_STOP}"
+    assert out.forced_tokens == len(dialect.phrase)
+    assert EARLY_STOP.strip() not in out.answer + out.reasoning
+    assert out.answer_cached_tokens == 32
+    assert engine.aborted == ["r-think"]
+
+
+async def test_near_the_budget_the_end_of_a_sentence_is_good_enough(engine: ScriptedEngine) -> None:
+    engine.script = phases(think=Script(list("x" * 92 + ". And then more of it")))
+
+    run, _ = await finish(engine, budget=100)
+
+    assert run.outcome.reasoning == "x" * 92 + "."
+
+
+@each_dialect
+@pytest.mark.parametrize("budget", [1, 7, 20, 61, 200])
+async def test_how_tokens_are_grouped_into_deltas_changes_nothing(
+    dialect: Dialect, budget: int
+) -> None:
+    spoken = dialect.encode("First. Then </th and möre.\nSo it is 4 €.</think>\n\nIt is four €.")
+    dice = random.Random(budget)
+    outcomes = set()
+    for most in (1, 2, 5, 20, 100):
+        sizes = [dice.randint(1, most) for _ in spoken]
+        engine = ScriptedEngine(dialect=dialect)
+        engine.script = phases(think=said(dialect, spoken, sizes, tail=(0,)))
+        run, pieces = await finish(engine, budget=budget)
+        assert count(pieces, "reasoning") == run.outcome.reasoning_tokens <= budget
+        parts = ("reasoning", "close", "answer")
+        told = tuple((text(pieces, part), count(pieces, part)) for part in parts)
+        outcomes.add((told, run.outcome.end_reason, engine.jobs[-1].prompt))
+
+    assert len(outcomes) == 1, outcomes
+
+
+@each_dialect
+async def test_a_tool_call_ends_the_thought_and_goes_on_in_the_same_request(
+    dialect: Dialect,
+) -> None:
+    engine = ScriptedEngine(dialect=dialect)
+    engine.script = phases(think=Script(["I look. ", '<tool_call>{"name":', '"f"}</tool_call>']))
+
+    run, pieces = await finish(engine)
+
+    assert run.outcome.end_reason == "tool_call" and not run.outcome.forced
+    assert text(pieces, "reasoning") == "I look. "
+    assert run.outcome.answer == '<tool_call>{"name":"f"}</tool_call>'
+    assert run.outcome.engine_requests == 1
+
+
+async def test_a_tool_call_in_a_thought_apart_leads_to_an_answer_of_its_own(
     engine: ScriptedEngine,
 ) -> None:
-    engine.script = lambda job: Script(["four"], cached=16)
+    engine.script = phases(think=Script(["I look. ", "<tool_call>"]))
 
-    run, _ = await finish(engine, level=0)
+    run, _ = await finish(engine, apart=True)
 
-    assert run.outcome.cached_tokens == 16
+    assert run.outcome.end_reason == "tool_call"
+    assert answer_prompt(engine) == f"{OPENED}I look. \n</think>\n\n"
+
+
+async def test_depth_zero_behind_an_opened_thought_closes_it_at_once(
+    engine: ScriptedEngine,
+) -> None:
+    engine.script = phases(think=NATURAL)
+
+    run, pieces = await finish(engine, thinks=False, level=0, prompt=tokens(OPENED))
+
+    assert names(engine) == ["r-answer"]
+    assert answer_prompt(engine) == f"{OPENED}\n</think>\n\n"
+    assert {piece.phase for piece in pieces} == {"answer"}
+    assert run.outcome.end_reason == "skipped" and not run.outcome.forced
+
+
+async def test_depth_zero_adds_nothing_to_a_template_without_thoughts(
+    engine: ScriptedEngine,
+) -> None:
+    await finish(engine, thinks=False, level=0)
+
+    assert answer_prompt(engine) == PROMPT
 
 
 async def test_a_thought_that_the_template_opened_is_not_opened_again(
     engine: ScriptedEngine,
 ) -> None:
-    await finish(engine, prompt=tokens(f"{PROMPT}<think>\n"))
+    await finish(engine, prompt=tokens(OPENED))
 
-    assert text_of(engine.jobs[0].prompt) == f"{PROMPT}<think>\n"
-
-
-async def test_stop_strings_end_the_answer_and_not_the_thought(engine: ScriptedEngine) -> None:
-    await finish(engine, stop=("END",))
-
-    assert [job.sampling["stop"] for job in engine.jobs] == [["</think>"], ["END"]]
+    assert text_of(engine.jobs[0].prompt) == OPENED
 
 
-async def test_a_response_format_binds_the_answer_and_not_the_thought(
+async def test_white_space_is_held_back_until_something_can_be_seen(
     engine: ScriptedEngine,
 ) -> None:
-    shape = {"type": "json_object"}
+    engine.script = phases(think=Script(["Hm.</think>", "\n", " \n", "Four"]))
 
-    await finish(engine, response_format=shape)
+    _, pieces = await finish(engine)
 
-    think, answer = engine.jobs
-    assert "response_format" not in think.sampling
-    assert answer.sampling["response_format"] == shape
-    assert answer.reasoning_ended is True
-
-
-async def test_sampling_and_priority_hold_for_both_phases(engine: ScriptedEngine) -> None:
-    await finish(engine, sampling={"temperature": 0.1, "seed": 7}, priority=-3)
-
-    assert [(job.sampling["temperature"], job.sampling["seed"]) for job in engine.jobs] == [
-        (0.1, 7),
-        (0.1, 7),
-    ]
-    assert {job.priority for job in engine.jobs} == {-3}
-
-
-async def test_both_phases_together_stay_within_max_tokens(engine: ScriptedEngine) -> None:
-    engine.script = phases(Script(["x" * 50], finish="length"), ANSWER)
-
-    run, _ = await finish(engine, budget=50, max_tokens=400)
-
-    assert engine.jobs[1].max_tokens == 400 - 50 - len(EARLY_STOP)
-    assert run.outcome.budget.answer_reserve <= engine.jobs[1].max_tokens
-
-
-async def test_the_context_bounds_both_phases(engine: ScriptedEngine) -> None:
-    engine.script = phases(Script(["x"], finish="length"), ANSWER)
-
-    await finish(engine, max_tokens=4096)
-
-    context = engine.limits.max_model_len
-    assert [len(job.prompt) + job.max_tokens <= context for job in engine.jobs] == [True, True]
-
-
-@pytest.mark.parametrize("blank", [[], [""], [" \n"]], ids=["nothing", "empty", "white space"])
-async def test_a_blank_answer_is_taken_from_the_thought_and_says_so(
-    engine: ScriptedEngine, blank: list[str]
-) -> None:
-    engine.script = phases(Script(["First.\nIt is four.\n"], stop_reason="</think>"), Script(blank))
-
-    run, pieces = await finish(engine)
-
-    assert run.outcome.answer.strip() == "It is four."
-    assert run.outcome.answer_source == "extracted_from_reasoning"
-    assert pieces[-1] == Piece("answer", "It is four.")
-
-
-@pytest.mark.parametrize("phase", ["think", "answer"])
-async def test_an_engine_that_dies_raises_in_either_phase(
-    engine: ScriptedEngine, phase: str
-) -> None:
-    dying = Script(["a", "b"], failure=EngineUnavailable("the engine stopped"), fail_at=1)
-    engine.script = lambda job: dying if job.request_id.endswith(phase) else NATURAL
-
-    with pytest.raises(EngineUnavailable, match="the engine stopped"):
-        await finish(engine)
-
-    assert engine.unfinished() == 0
+    answer = [piece for piece in pieces if piece.phase == "answer"]
+    assert [piece.text for piece in answer] == ["Four"]
+    assert len(answer[0].token_ids) == 7  # the white space's tokens are there all the same
 
 
 async def advance(pieces: AsyncGenerator[Piece, None], phase: str) -> None:
     async for piece in pieces:
         if piece.phase == phase:
             return
-
-
-@pytest.mark.parametrize(
-    ("phase", "job"), [("reasoning", "r-think"), ("answer", "r-answer")], ids=["thought", "answer"]
-)
-async def test_closing_early_aborts_the_running_phase(
-    engine: ScriptedEngine, phase: str, job: str
-) -> None:
-    pieces = ThinkingRun(engine, request()).pieces()
-    await advance(pieces, phase)
-
-    await pieces.aclose()
-
-    assert engine.aborted == [job]
-    assert engine.unfinished() == 0
 
 
 async def test_cancelling_while_the_engine_is_silent_aborts_it(engine: ScriptedEngine) -> None:
@@ -218,3 +197,77 @@ async def test_cancelling_while_the_engine_is_silent_aborts_it(engine: ScriptedE
     await asyncio.wait({task})
 
     assert engine.aborted == ["r-think"]
+
+
+async def test_answer_now_before_the_start_skips_the_thought(engine: ScriptedEngine) -> None:
+    run = run_on(engine)
+
+    assert run.answer_now() == "waiting"
+    pieces = [piece async for piece in run.pieces()]
+
+    assert names(engine) == ["r-answer"] and text(pieces, "answer") == "It is four."
+    assert run.outcome.end_reason == "answer_now" and run.outcome.reasoning_tokens == 0
+
+
+async def test_answer_now_ends_the_thought_at_its_next_token(engine: ScriptedEngine) -> None:
+    engine.script = phases(think=Script(["abc", "def", "ghi"]))
+    run = run_on(engine)
+    pieces = run.pieces()
+    first = await anext(pieces)
+
+    assert run.answer_now() == "thinking"
+    rest = [piece async for piece in pieces]
+
+    assert text([first, *rest], "reasoning") == "abcd"
+    assert run.outcome.end_reason == "answer_now" and run.outcome.answer == "It is four."
+
+
+async def test_answer_now_in_the_answer_changes_nothing(engine: ScriptedEngine) -> None:
+    run = run_on(engine)
+    pieces = run.pieces()
+    await advance(pieces, "answer")
+
+    assert run.answer_now() == "answering"
+    _ = [piece async for piece in pieces]
+
+    assert (run.outcome.answer, run.outcome.end_reason) == ("It is four.", "natural")
+
+
+async def test_priority_and_sampling_hold_for_both_phases(engine: ScriptedEngine) -> None:
+    engine.script = phases(think=Script(["x" * 40]))
+
+    sampling = {"temperature": 0.5}
+    changes = {"flat_logprobs": True}
+
+    await finish(engine, priority=-3, budget=10, sampling=sampling, changes=changes)
+
+    assert [(job.priority, job.sampling) for job in engine.jobs] == [(-3, sampling)] * 2
+    assert all(job.changes["flat_logprobs"] for job in engine.jobs)
+
+
+def exit_script(text: str, sure_at: int) -> Script:
+    """Each token is certain; from `sure_at` on, `</think>` is as likely as what was drawn."""
+    (close,) = tokens("</think>")
+    rows = [
+        {token: Entry(-0.7), close: Entry(-0.8 if place >= sure_at else -9.0)}
+        for place, token in enumerate(tokens(text))
+    ]
+    return Script([text_of([token]) for token in tokens(text)], logprobs=rows)
+
+
+async def test_early_exit_by_logprob_waits_for_the_end_of_a_sentence(
+    engine: ScriptedEngine,
+) -> None:
+    engine.script = phases(think=exit_script("One. Two. Three. Four.", 6))
+
+    run, _ = await finish(engine, early_exit="logprob")
+
+    assert (run.outcome.reasoning, run.outcome.end_reason) == ("One. Two.", "early_exit")
+
+
+async def test_early_exit_is_off_by_default(engine: ScriptedEngine) -> None:
+    engine.script = phases(think=exit_script("One. Two.</think>Four", 0))
+
+    run, _ = await finish(engine)
+
+    assert run.outcome.end_reason == "natural"
