@@ -42,6 +42,9 @@ $(STAMP): $(LOCK) requirements/uv.txt pyproject.toml
 	@$(BIN)/uv pip install --python $(BIN)/python --quiet --no-deps --no-build-isolation -e .
 	@touch $@
 
+THINKING := $(BIN)/python -m bench.compare --a gateway --b gateway --streams 16 --rounds 5 --prompt-tokens 32 \
+	--b-env GATEWAY_THINKING_GUARANTEE=false
+
 serve: install ## serve on HOST:PORT with PROFILE; builds the demo model if absent
 	@exec $(BIN)/gateway serve --profile $(PROFILE) --host $(HOST) --port $(PORT)
 
@@ -64,10 +67,11 @@ bench: install ## compare with stock vLLM side by side; writes bench/results/dem
 	$(BIN)/python -m bench.compare --profile $(PROFILE) --streams 1,16,64 --rounds 5 \
 		--max-tokens 40 --prompt-tokens 32 --out bench/results/$(PROFILE).json
 
-bench-thinking: install ## the same gateway with its thinking on and bypassed; writes bench/results/thinking.json
-	$(BIN)/python -m bench.compare --profile $(PROFILE) --a gateway --b gateway --streams 16 --rounds 5 \
-		--max-tokens 256 --prompt-tokens 32 --extra '{"reasoning_effort": "high", "temperature": 1}' \
-		--b-env GATEWAY_THINKING_GUARANTEE=false --out bench/results/thinking.json
+bench-thinking: install ## the same gateway with its thinking on and bypassed; writes bench/results/thinking-*.json
+	$(THINKING) --profile nano-qwen3 --max-tokens 256 --out bench/results/thinking-natural.json \
+		--extra '{"reasoning_effort": "high", "temperature": 1, "logit_bias": {"151668": 9}}'
+	$(THINKING) --profile demo --max-tokens 256 --out bench/results/thinking-forced.json \
+		--extra '{"reasoning_effort": "high", "temperature": 1}'
 
 models: install ## build the demo and the test model now
 	$(BIN)/gateway models build smollm2-135m
