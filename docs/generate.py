@@ -314,7 +314,12 @@ def field_table(model: type[BaseModel]) -> str:
         if model is Sampling or name not in Sampling.model_fields
     }
     rows = (
-        (_names(name, field), _kind(schema[field.alias or name]), _shown(field), field.description or "")
+        (
+            _names(name, field),
+            _kind(schema[field.alias or name]),
+            _shown(field),
+            field.description or "",
+        )
         for name, field in own.items()
     )
     return "\n".join(_table(("Field", "Type", "Default", "Meaning"), rows))
