@@ -42,7 +42,7 @@ def test_each_curl_line_is_answered(gateway: Gateway, line: str) -> None:
     assert answer.keys() & {"text", "answer", "results"}
 
 
-@pytest.mark.parametrize("code", blocks("python"), ids=["openai", "anthropic"])
+@pytest.mark.parametrize("code", blocks("python"), ids=["openai", "thinking", "anthropic"])
 def test_each_sdk_example_prints_an_answer(gateway: Gateway, code: str) -> None:
     assert run([sys.executable, "-c", code], gateway).strip()
 

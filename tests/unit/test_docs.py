@@ -74,7 +74,7 @@ def test_a_readmes_examples_parse(path: Path) -> None:
         ast.parse(snippet)
     for body in bodies:
         assert isinstance(json.loads(body), dict)
-    assert len(snippets) == 2 and set(SEEDS) <= set(bodies)
+    assert len(snippets) == 3 and set(SEEDS) <= set(bodies)
 
 
 def test_both_readmes_have_the_same_examples() -> None:
