@@ -40,7 +40,8 @@ def test_tokens_are_counted_without_generating(claude: anthropic.Anthropic) -> N
     counted = claude.messages.count_tokens(model=DEMO, messages=QUESTION)
     message = claude.messages.create(model=DEMO, max_tokens=1, messages=QUESTION)
 
-    assert counted.input_tokens == message.usage.input_tokens
+    cached = message.usage.cache_read_input_tokens or 0
+    assert counted.input_tokens == message.usage.input_tokens + cached
 
 
 def test_errors_have_anthropics_shape(claude: anthropic.Anthropic) -> None:

@@ -74,7 +74,7 @@ REFUSED: list[Refusal] = [
     ),
     ("/thinking", {"question": "a", "thinking_depth": 9}, 400, "thinking_depth", "9"),
     ("/thinking", {"question": "a", "thinking_depth": "deep"}, 400, "thinking_depth", "medium"),
-    ("/thinking", {"question": "a", "samples": 3}, 400, "samples", "unknown field"),
+    ("/thinking", {"question": "a", "samples": 99}, 400, "samples", "16"),
     ("/batch_generate", {"prompts": ["a"] * 99}, 400, "requests", "64"),
     ("/batch_generate", {"prompts": []}, 400, "prompts", "at least 1"),
     ("/batch_generate", {"prompts": ["a"], "max_tokenz": 1}, 400, "max_tokenz", "unknown field"),

@@ -14,6 +14,8 @@ from bench.sweep import cases, summary, sweep
 from tests.service.server import DEMO, NANO, PATIENCE_S, Gateway, wait_for
 from tests.service.test_native import deltas, events
 
+# Far more than a test waits for.
+ENDLESS = 30_000
 WHY: Any = [{"role": "user", "content": "Why?"}]
 SCHEMA = {
     "type": "object",
@@ -157,13 +159,13 @@ def test_a_wish_that_is_none_is_a_400_with_the_field(http: httpx.Client, field: 
 @pytest.mark.parametrize("route", ["/thinking", "/v1/chat/completions"])
 def test_answer_now_ends_the_thought_of_a_running_request(http: httpx.Client, route: str) -> None:
     asked = {"question": "Why?"} if route == "/thinking" else {"messages": WHY}
-    body = {"model": NANO, **asked, "max_tokens": 6000, "stream": True, "thinking_budget": 4000}
+    body = {"model": NANO, **asked, "max_tokens": ENDLESS, "stream": True, "thinking_depth": 5}
     named = {"x-request-id": "hurry-up"}
     with http.stream("POST", route, json=body, headers=named) as response:
         chunks = response.iter_text()
         text = next(chunks)
         told = httpx.post(f"{http.base_url}/thinking/hurry-up/answer_now", timeout=PATIENCE_S)
-        # 6,000 tokens less its thought would be left for the answer; the test need not wait for them.
+        # What is left of max_tokens is the answer's; the test need not wait for it.
         for chunk in chunks:
             text += chunk
             if '"content":' in text or "thinking.answer.delta" in text:
@@ -189,9 +191,11 @@ def test_samples_vote_and_are_told(http: httpx.Client) -> None:
 
 
 def test_hanging_up_on_samples_ends_all_of_them(gateway: Gateway, http: httpx.Client) -> None:
-    body = {"question": "Why?", "model": NANO, "samples": 4, "max_tokens": 6000, "stream": True}
+    body = {"question": "Why?", "model": NANO, "samples": 4, "stream": True}
+    body |= {"max_tokens": ENDLESS, "thinking_depth": 5}
     with http.stream("POST", "/thinking", json=body) as response:
-        next(response.iter_text())
+        chunks = response.iter_text()  # a generator that is let go hangs up
+        next(chunks)
         wait_for(lambda: gateway.metric("vllm:num_requests_running", NANO) == 4, PATIENCE_S, "four")
 
     wait_for(lambda: gateway.idle(NANO), PATIENCE_S, "all ended")
