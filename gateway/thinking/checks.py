@@ -23,11 +23,21 @@ MAX_CLAIMS = 200
 MAX_EXPONENT = 64
 LEAKS = re.compile(r"</?think>|</?tool_call>|<\|[a-z_]{2,20}\|>")
 TERM = r"[-+]?\d[\d,]{0,30}(?:\.\d{1,20})?"
-CLAIM = re.compile(rf"({TERM}(?:\s?[-+*/x×÷^−]\s?{TERM}){{1,8}})\s?=\s?({TERM})(?!\s?[-+*/x×÷^\d])")
+CLAIM = re.compile(
+    rf"(?<![\d.,])({TERM}(?:\s?[-+*/x×÷^−]\s?{TERM}){{1,8}})\s?=\s?({TERM})(?!\s?[-+*/x×÷^\d])"
+)
 PART = re.compile(rf"\s?([-+*/x×÷^−])\s?({TERM})")
 CLAIMED_IN = 20_000  # last characters looked through for calculations
+
+
+def _not_looked_at(*_: Any) -> tuple[()]:
+    return ()
+
+
 # A schema is a stranger's: its patterns could run for ever, its references could be addresses.
-Validator = extend(Draft202012Validator, {"pattern": None, "patternProperties": None})
+Validator = extend(
+    Draft202012Validator, {"pattern": _not_looked_at, "patternProperties": _not_looked_at}
+)
 SAMPLE = 2000  # characters looked at to tell a script
 ENDS = {
     "natural": ("pass", "the model closed its thought itself"),
