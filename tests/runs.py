@@ -25,7 +25,6 @@ def phases(**scripts: Script) -> Callable[[Job], Script]:
 
 
 def run_on(engine: ScriptedEngine, **changes: Any) -> ThinkingRun:
-    assert engine.dialect is not None
     fields: dict[str, Any] = {
         "request_id": "r",
         "prompt": engine.dialect.encode(PROMPT),

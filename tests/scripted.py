@@ -120,7 +120,7 @@ class ScriptedEngine:
         self, name: str = "scripted", context: int = 4096, dialect: Dialect = KNOWS_MARKS
     ) -> None:
         self.name = name
-        self.dialect: Dialect | None = dialect
+        self.dialect = dialect
         self.thinks = True
         self.loops = False  # what `looping` says
         self.script: Callable[[Job], Script] = lambda job: Script()
@@ -153,7 +153,6 @@ class ScriptedEngine:
     ) -> TokenIds:
         turns = "".join(f"<{message['role']}>{message['content']}" for message in messages)
         opening = "<think>\n" if self.opens_thought else ""
-        assert self.dialect is not None
         return self.dialect.encode(f"{turns}<assistant>{opening}")
 
     def looping(self, ids: Sequence[int]) -> bool:
@@ -181,7 +180,6 @@ class ScriptedEngine:
             self.running.discard(job.request_id)
 
     def _delta(self, script: Script, steps: range, index: int) -> Delta:
-        assert self.dialect is not None
         last = steps.stop == len(script.texts)
         ids = [token for step in steps for token in script.tokens(self.dialect, step)]
         done = 0

@@ -61,14 +61,32 @@ class Limits:
     max_num_seqs: int  # sequences decoded at once
 
 
-class Engine(Protocol):
+class Source(Protocol):
+    """What a thought and its answer need of an engine."""
+
+    dialect: "Dialect"  # how the model opens and closes a thought
+
+    def generate(self, job: Job) -> AsyncGenerator[Delta, None]:
+        """Run the job. Closing the generator aborts the work and frees its KV blocks.
+
+        Raises:
+            InvalidRequest: the engine refuses the job.
+            EngineUnavailable: the engine is dead or overloaded.
+        """
+        ...
+
+    def looping(self, ids: Sequence[int]) -> bool:
+        """The tail of the tokens repeats itself again and again."""
+        ...
+
+
+class Engine(Source, Protocol):
     """One model, loaded. `app` serves its OpenAI routes; the rest is for the native ones."""
 
     app: ASGIApp
     registry: CollectorRegistry
     limits: Limits
     device: str  # "cpu", "cuda", ...
-    dialect: "Dialect | None"  # how it opens and closes a thought
     thinks: bool  # its OpenAI routes tell thought from answer
 
     async def render_text(self, text: str) -> TokenIds:
@@ -86,19 +104,6 @@ class Engine(Protocol):
 
         Raises:
             InvalidRequest: not a conversation, or longer than the model's context.
-        """
-        ...
-
-    def looping(self, ids: Sequence[int]) -> bool:
-        """The tail of the tokens repeats itself again and again."""
-        ...
-
-    def generate(self, job: Job) -> AsyncGenerator[Delta, None]:
-        """Run the job. Closing the generator aborts the work and frees its KV blocks.
-
-        Raises:
-            InvalidRequest: the engine refuses the job.
-            EngineUnavailable: the engine is dead or overloaded.
         """
         ...
 

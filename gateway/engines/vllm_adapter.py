@@ -119,9 +119,7 @@ async def open_engine(profile: Profile, model: Path | str) -> "VllmEngine":
         raise
     _trim(app)
     await asyncio.to_thread(freeze_gc_heap)
-    engine = VllmEngine(client, app, registry, heartbeat)
-    engine.dialect, engine.thinks = dialect, served is not client
-    return engine
+    return VllmEngine(client, app, registry, heartbeat, dialect)
 
 
 def _dialect(client: AsyncLLM) -> Dialect:
@@ -243,15 +241,20 @@ class VllmEngine:
     """One AsyncLLM, its app, its metrics. Keeps `gateway.engines.types.Engine`."""
 
     def __init__(
-        self, client: AsyncLLM, app: FastAPI, registry: CollectorRegistry, heartbeat: Heartbeat
+        self,
+        client: AsyncLLM,
+        app: FastAPI,
+        registry: CollectorRegistry,
+        heartbeat: Heartbeat,
+        dialect: Dialect,
     ) -> None:
         self.app = app
         self.registry = registry
         self.limits = Limits(
             client.model_config.max_model_len, client.vllm_config.scheduler_config.max_num_seqs
         )
-        self.dialect: Dialect | None = None
-        self.thinks = False
+        self.dialect = dialect
+        self.thinks = bool(app.state.args.reasoning_parser)
         self.device = str(current_platform.device_type)
         self._client = client
         self._heartbeat = heartbeat

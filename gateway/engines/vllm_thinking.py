@@ -70,7 +70,7 @@ class _Source:
         self, client: AsyncLLM, dialect: Dialect, kwargs: dict[str, Any], salt: str | None
     ) -> None:
         self.client = client
-        self.dialect: Dialect | None = dialect
+        self.dialect = dialect
         self.kwargs = kwargs
         self.salt = salt  # of the prefix cache
 

@@ -1,12 +1,10 @@
 """Trial answers in the middle of a thought (DEER, arXiv 2504.15895; opt-in, `early_exit: "probe"`)."""
 
 import math
-from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from typing import Any, Protocol
+from typing import Any
 
-from gateway.engines.types import Delta, Job, TokenIds
-from gateway.thinking.dialect import Dialect
+from gateway.engines.types import Job, Source, TokenIds
 from gateway.thinking.thought import Thought
 
 EVERY = 64  # thinking tokens between two trials, at least
@@ -15,17 +13,10 @@ SURE = 0.95  # geometric mean probability of the trial's tokens
 TRIAL = "\n**Final Answer**\n\n\\boxed{"
 
 
-class Source(Protocol):
-    dialect: Dialect | None
-
-    def generate(self, job: Job) -> AsyncGenerator[Delta, None]: ...
-
-
 class Probe:
     """Asks the model for its answer at a sentence's end, beside the thought that goes on meanwhile."""
 
     def __init__(self, source: Source, job: Job) -> None:
-        assert source.dialect is not None
         self.source = source
         self.job = job  # its prompt is that of the thought
         self.dialect = source.dialect

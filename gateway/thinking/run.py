@@ -13,12 +13,12 @@ import re
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any
 
-from gateway.engines.types import Delta, Job, TokenIds
+from gateway.engines.types import Delta, Job, Source, TokenIds
 from gateway.errors import EngineUnavailable, NoAnswer
 from gateway.thinking.budget import Budget, Wish, plan
-from gateway.thinking.dialect import CLOSE, TOOL_CALL, Dialect
+from gateway.thinking.dialect import CLOSE, TOOL_CALL
 from gateway.thinking.probe import Probe
 from gateway.thinking.thought import Cut, Thought
 
@@ -27,18 +27,6 @@ CLOSED_BY_MODEL = ("natural", "tool_call")
 MARKS = re.compile(r"</?think>")
 FRONT = re.compile(r"\A(?:\s|</?think>)+")  # of an answer
 GAVE_UP = ("abort", "error")  # the engine's own finish reasons
-
-
-class Source(Protocol):
-    """What a run needs of an engine."""
-
-    dialect: Dialect | None
-
-    def generate(self, job: Job) -> AsyncGenerator[Delta, None]: ...
-
-    def looping(self, ids: Sequence[int]) -> bool:
-        """The tail of the tokens repeats itself again and again."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +95,6 @@ class ThinkingRun:
     """Run with `pieces()`; `outcome` fills while they come."""
 
     def __init__(self, source: Source, request: Request) -> None:
-        assert source.dialect is not None
         self.source = source
         self.dialect = source.dialect
         self.request = request

@@ -16,6 +16,8 @@ from tests.scripted import Script, ScriptedEngine
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
+# What a script cannot have of its own: a cache, an eye for loops.
+only_vllm = pytest.mark.parametrize("engine", ["vllm"], indirect=True)
 GREEDY = {"temperature": 0, "ignore_eos": True}
 TOKENS = 12
 
@@ -109,16 +111,15 @@ async def test_a_prompt_longer_than_the_context_is_refused(engine: Engine) -> No
 
 async def test_marks_are_the_same_tokens_alone_and_behind_a_thought(engine: Engine) -> None:
     dialect = engine.dialect
-    assert dialect is not None and dialect.knows_marks
+    assert dialect.knows_marks
 
     assert dialect.encode("Hm") + dialect.empty == dialect.encode("Hm\n</think>\n\n")
     assert dialect.decode(dialect.encode("a <think>\nb</think>")) == "a <think>\nb</think>"
     assert not set(dialect.visible) & {*dialect.open, *dialect.close}
 
 
+@only_vllm
 async def test_a_line_over_and_over_is_a_loop_and_a_rule_of_dashes_is_not(engine: Engine) -> None:
-    if isinstance(engine, ScriptedEngine):
-        pytest.skip("the scripted engine loops when it is told to")
     line = [7, 8, 9, 10, 11, 12, 13, 14, 15]
 
     assert engine.looping(list(range(100)) + 4 * line)
@@ -126,9 +127,8 @@ async def test_a_line_over_and_over_is_a_loop_and_a_rule_of_dashes_is_not(engine
     assert not engine.looping(list(range(500)))
 
 
+@only_vllm
 async def test_a_forced_answer_finds_its_prompt_in_the_cache(engine: Engine) -> None:
-    if isinstance(engine, ScriptedEngine):
-        pytest.skip("the scripted engine has no cache")
     block = 128  # vLLM's KV block on the CPU
     messages = [{"role": "user", "content": "word " * 400}]
     prompt = await engine.render_chat(messages, thinking=True)

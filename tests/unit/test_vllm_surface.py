@@ -156,6 +156,7 @@ def test_an_attribute_that_the_adapter_touches_is_there(dotted: str) -> None:
 @pytest.mark.parametrize(
     ("module", "text"),
     [
+        ("vllm.entrypoints.launchers.api_server.app_state", "state.args = "),
         ("vllm.entrypoints.launchers.api_server.app_state", "state.online_renderer = "),
         ("vllm.entrypoints.launchers.api_server.app_state", "state.openai_serving_models = "),
         ("vllm.v1.engine.async_llm", "self.model_config = "),
