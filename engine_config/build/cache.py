@@ -28,6 +28,9 @@ from filelock import FileLock
 
 MANIFEST = "MANIFEST.json"
 MANIFEST_FORMAT = 1
+# What a user may do when the disk of the folder does not take a model.
+OTHER_CACHE = "set GATEWAY_CACHE_DIR to a folder on another disk"
+OTHER_FOLDER = "name another folder with --out"
 
 Progress = Callable[[str, float], None]
 """Called with what is being done and how far it is, 0 to 1."""
@@ -50,6 +53,7 @@ class Origin:
     source: dict[str, str]  # registry, package, version, sha256
     libraries: tuple[str, ...]  # distributions whose versions shape the result
     needed_bytes: int  # peak disk use of a build
+    command: str = ""  # that builds it again; empty: `gateway models build NAME --force`
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,10 +108,8 @@ def verify(folder: Path) -> None:
         ModelCorruptError: a file is missing, differs, or was not there when the model was built.
     """
     manifest = _read_manifest(folder)
-    remedy = (
-        f"Rebuild it with `gateway models build {manifest['recipe']['name']} --force`, "
-        f"or delete {folder} and start again."
-    )
+    again = manifest.get("command") or f"gateway models build {manifest['recipe']['name']} --force"
+    remedy = f"Rebuild it with `{again}`, or delete {folder} and start again."
     if found := problem(folder):
         raise ModelCorruptError(f"{folder}: {found}. {remedy}")
     for name, entry in manifest["files"].items():
@@ -133,12 +135,63 @@ def publish(
     target = model_dir(origin.name, origin.version)
     with _disk_errors(target.parent):
         target.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(target, progress):
+        with locked(target.parent / f".{target.name}.lock", _waiting(target, progress)):
             if force or problem(target) is not None:
                 _sweep(target)
                 _require_space(target.parent, origin)
                 _build(target, origin, fill, progress)
     return target
+
+
+def publish_at(
+    target: Path,
+    origin: Origin,
+    fill: Callable[[Workspace], None],
+    progress: Progress,
+    force: bool = False,
+) -> Path:
+    """Build a model into a folder of the user's choice, as `publish` does into the cache.
+
+    The folder must be absent or empty; with `force`, a model folder is replaced. The lock lies in
+    the cache, so nothing but the model is left beside the user's files.
+
+    Raises:
+        ModelCacheError: the folder holds something, the disk is full, or it cannot be written.
+    """
+    target = target.expanduser().absolute()
+    locks = cache_root() / "locks"
+    name = f"{hashlib.sha256(str(target).encode()).hexdigest()}.lock"
+    with _disk_errors(target.parent, OTHER_FOLDER):
+        locks.mkdir(parents=True, exist_ok=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with locked(locks / name, _waiting(target, progress)):
+            require_free(target, force)
+            _sweep(target)
+            _require_space(target.parent, origin, OTHER_FOLDER)
+            _build(target, origin, fill, progress)
+    return target
+
+
+def require_free(target: Path, force: bool) -> None:
+    """See that a model may be put there.
+
+    Raises:
+        ModelCacheError: something is there, and it is no model, or `force` is not given.
+    """
+    if not target.exists():
+        return
+    if not target.is_dir():
+        raise ModelCacheError(f"{target} is a file, not a folder")
+    if not any(target.iterdir()):
+        return
+    if not force:
+        raise ModelCacheError(f"{target} is not empty; name another folder, or give --force")
+    # Replacing removes what was there, so a slip of the hand must not cost a home folder.
+    if not any((target / name).is_file() for name in (MANIFEST, "config.json")):
+        raise ModelCacheError(
+            f"{target} holds files that are no model, and --force replaces models only. Name "
+            "another folder, or empty this one."
+        )
 
 
 def sha256_of(path: Path) -> str:
@@ -183,13 +236,15 @@ def _write_manifest(folder: Path, origin: Origin) -> None:
         path.chmod(0o644)  # safetensors writes 0600, and a container reads as another user
         _fsync(path)
         entries[name] = {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
-    manifest = {
+    manifest: dict[str, Any] = {
         "format": MANIFEST_FORMAT,
         "recipe": {"name": origin.name, "version": origin.version},
         "source": origin.source,
         "libraries": {name: library_version(name) for name in origin.libraries},
         "files": entries,
     }
+    if origin.command:
+        manifest["command"] = origin.command
     write_json(folder / MANIFEST, manifest)
     _fsync(folder / MANIFEST)
     _fsync(folder)
@@ -218,25 +273,30 @@ def _sweep(target: Path) -> None:
         shutil.rmtree(stale, ignore_errors=True)
 
 
-def _require_space(folder: Path, origin: Origin) -> None:
+def _require_space(folder: Path, origin: Origin, remedy: str = OTHER_CACHE) -> None:
     free = shutil.disk_usage(folder).free
     if free < origin.needed_bytes:
         raise ModelCacheError(
             f"building {origin.name} needs {origin.needed_bytes / 1e6:.0f} MB and {folder} has "
-            f"{free / 1e6:.0f} MB free. Make room, or set GATEWAY_CACHE_DIR to another disk."
+            f"{free / 1e6:.0f} MB free. Make room, or {remedy}."
         )
 
 
 @contextmanager
-def _locked(target: Path, progress: Progress) -> Iterator[None]:
-    lock = FileLock(target.parent / f".{target.name}.lock")
+def locked(path: Path, waiting: Callable[[], None]) -> Iterator[None]:
+    """Hold the lock of that file; `waiting` is called first when another process has it."""
+    lock = FileLock(path)
     if not _try_lock(lock):
-        progress(f"waiting: another process is building {target.name}", 0.0)
+        waiting()
         lock.acquire()
     try:
         yield
     finally:
         lock.release()
+
+
+def _waiting(target: Path, progress: Progress) -> Callable[[], None]:
+    return lambda: progress(f"waiting: another process is building {target.name}", 0.0)
 
 
 def _try_lock(lock: FileLock) -> bool:
@@ -248,19 +308,19 @@ def _try_lock(lock: FileLock) -> bool:
 
 
 @contextmanager
-def _disk_errors(folder: Path) -> Iterator[None]:
+def _disk_errors(folder: Path, remedy: str = OTHER_CACHE) -> Iterator[None]:
     """Say in a sentence what a disk refuses; leave every other error alone."""
     try:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise ModelCacheError(
-                f"the disk of {folder} is full. Make room, or set GATEWAY_CACHE_DIR to another."
+                f"the disk of {folder} is full. Make room, or {remedy}."
             ) from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise ModelCacheError(
-                f"no permission for {error.filename or folder}. Models are built in {folder}; set "
-                "GATEWAY_CACHE_DIR to a folder you may write."
+                f"no permission for {error.filename or folder}. The model is built in {folder}; "
+                f"make it writable, or {remedy}."
             ) from error
         raise
 

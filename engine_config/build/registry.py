@@ -2,12 +2,13 @@
 
 import importlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
-from engine_config.build import cache
+from engine_config.build import cache, quantize, toolbox
 from engine_config.build.cache import ModelCacheError, Origin, Progress, Workspace
+from engine_config.build.checkpoint import Source
 from engine_config.build.packages import QWEN3_TOKENIZER, SMOLLM2_WHEEL, Package
 
 
@@ -22,13 +23,18 @@ class Recipe:
     seconds: float  # a build, without the download, on two cores
     bytes: int  # of the built folder
     package: Package
-    module: str  # has `build(workspace, progress)`
+    module: str  # has `build(workspace, progress)`; of a quantised model empty
     libraries: tuple[str, ...]
+    base: str = ""  # of a quantised model: what it is made from,
+    target: str = ""  # and the format, one of checkpoint.TARGETS
 
     def origin(self) -> Origin:
-        # While it builds, the download and what is unpacked from it lie beside the result.
-        needed = self.bytes + 3 * self.package.size
+        # While it builds, the download and what is unpacked from it lie beside the result; or the
+        # tool's own copy of the weights.
+        needed = 3 * self.bytes if self.base else self.bytes + 3 * self.package.size
         source = self.package.as_source()
+        if self.base:
+            source |= {"model": self.base, "target": self.target, "tools": toolbox.lock_hash()}
         return Origin(self.name, self.version, source, self.libraries, needed)
 
 
@@ -55,7 +61,45 @@ BUILDERS: dict[str, Recipe] = {
         module="engine_config.build.nano_qwen3",
         libraries=("numpy", "safetensors", "torch"),
     ),
+    "qwen3-4b-shape": Recipe(
+        name="qwen3-4b-shape",
+        version=1,
+        title="Qwen3-4B-Thinking's shape in GPTQ int4, without weights: for tests",
+        licence="Apache-2.0",
+        seconds=4,
+        bytes=11_440_000,
+        package=QWEN3_TOKENIZER,
+        module="engine_config.build.qwen3_shape",
+        libraries=(),
+    ),
 }
+
+
+def _quantised(base: Recipe, target: str, seconds: float, size: int) -> Recipe:
+    what = base.title.split(":")[0].removesuffix(" in bfloat16")
+    return replace(
+        base,
+        name=f"{base.name}-{target}",
+        version=1,
+        title=f"{what}, quantised to {target}",
+        seconds=seconds,
+        bytes=size,
+        module="",
+        libraries=(),
+        base=base.name,
+        target=target,
+    )
+
+
+for _base, _target, _seconds, _bytes in (
+    ("smollm2-135m", "int8", 60, 166_760_000),
+    ("smollm2-135m", "gptq-int4", 60, 118_150_000),
+    ("smollm2-135m", "awq-int4", 60, 117_530_000),
+    ("smollm2-135m", "int4", 50, 116_710_000),
+    ("nano-qwen3", "gptq-int4", 12, 30_950_000),
+    ("nano-qwen3", "awq-int4", 12, 30_950_000),
+):
+    BUILDERS[f"{_base}-{_target}"] = _quantised(BUILDERS[_base], _target, _seconds, _bytes)
 
 
 def recipe(name: str) -> Recipe:
@@ -87,6 +131,8 @@ def ensure(name: str, progress: Progress) -> Path:
 def build(name: str, progress: Progress, force: bool = False) -> Path:
     """Build a model into the cache; with `force` even if it is there. Raises as `ensure`."""
     chosen = recipe(name)
+    if chosen.base:
+        return _quantise(chosen, progress, force)
 
     def fill(workspace: Workspace) -> None:
         # The one import that is not at the top: torch costs seconds, and `ensure` runs at every
@@ -95,6 +141,16 @@ def build(name: str, progress: Progress, force: bool = False) -> Path:
         module = importlib.import_module(chosen.module)
         make = cast(Callable[[Workspace, Progress], None], module.build)
         make(workspace, cache.part(progress, 0.02, 0.95))
+
+    return cache.publish(chosen.origin(), fill, progress, force)
+
+
+def _quantise(chosen: Recipe, progress: Progress, force: bool) -> Path:
+    folder = ensure(chosen.base, cache.part(progress, 0.0, 0.2))
+    source, options = Source(chosen.base, folder), quantize.Options(chosen.target)
+
+    def fill(workspace: Workspace) -> None:
+        quantize.quantize(source, options, workspace, cache.part(progress, 0.2, 0.95))
 
     return cache.publish(chosen.origin(), fill, progress, force)
 
