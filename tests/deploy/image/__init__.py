@@ -1,0 +1,1 @@
+"""The real image and the real Compose file, on buildah and podman."""
