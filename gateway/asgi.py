@@ -17,7 +17,21 @@ from starlette.datastructures import MutableHeaders
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from gateway.errors import ANTHROPIC_PREFIX, GatewayError, InternalError, render
+from gateway.errors import (
+    ANTHROPIC_PREFIX,
+    EngineUnavailable,
+    GatewayError,
+    HeadersTooLarge,
+    InternalError,
+    InvalidRequest,
+    NotFound,
+    UrlTooLong,
+    last_event,
+    render,
+)
+from gateway.observability.lines import EXCHANGE
+from gateway.observability.spans import UNTRACED, Tracer, trace_of
+from gateway.settings import Settings
 
 log = logging.getLogger(__name__)
 
@@ -25,7 +39,13 @@ log = logging.getLogger(__name__)
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 # Every caller's mistake costs a line of memory; a longer error than this is not one of vLLM's.
 MAX_ERROR_BYTES = 64 * 1024
+UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f]")
 KEEP_ALIVE = b": keep-alive\n\n"
+# How vLLM's streams tell an error: of chat and completions, of messages.
+FAILURES = (b'data: {"error"', b"event: error")
+# U+0085, U+2028 and U+2029: lawful in JSON and in an event's line, but httpx's `iter_lines`, and whoever else
+# splits by `str.splitlines`, breaks the line there.
+LINE_BREAKS = re.compile(rb"\xc2\x85|\xe2\x80[\xa8\xa9]")
 
 
 class ClientGone(Exception):
@@ -46,7 +66,7 @@ class Exchange:
     ended: float = 0.0
     streamed: bool = False  # server-sent events
     disconnected: bool = False
-    notes: dict[str, Any] = field(default_factory=dict)  # token counts, told by the route
+    notes: dict[str, Any] = field(default_factory=dict)  # who, what and how much, by the layers
 
 
 Observer = Callable[[Exchange], None]
@@ -58,10 +78,13 @@ class Edge:
     The id is put into the request headers too, so that vLLM's engine id, its logs and ours agree.
     """
 
-    def __init__(self, app: ASGIApp, observe: Observer, keep_alive_s: float = 0) -> None:
+    def __init__(
+        self, app: ASGIApp, observe: Observer, settings: Settings, tracer: Tracer = UNTRACED
+    ) -> None:
         self.app = app
+        self.tracer = tracer
         self.observe = observe
-        self.keep_alive_s = keep_alive_s
+        self.settings = settings
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
@@ -73,7 +96,9 @@ class Edge:
 
     async def _exchange(self, scope: Scope, receive: Receive, send: Send) -> None:
         exchange = _begin(scope)
-        out = _Outbound(send, exchange, self.keep_alive_s)
+        token = EXCHANGE.set(exchange)
+        self.tracer.begin(exchange, scope)
+        out = _Outbound(send, exchange, self.settings.keep_alive_s)
 
         async def watched() -> Message:
             message = await receive()
@@ -82,20 +107,53 @@ class Edge:
             return message
 
         try:
+            self._check_head(scope)
             await self.app(scope, watched, out)
         except GatewayError as error:
             await _answer(error, scope, receive, out)
         except ClientGone:
             exchange.disconnected = True
+        except asyncio.CancelledError:  # by the listener, at the end of the drain
+            _note_cut(out)
+            raise
         except Exception:  # the last line of defence: logged, told to nobody
             log.exception("request %s failed", exchange.request_id)
-            await _answer(InternalError("internal error; the log has it"), scope, receive, out)
+            told = died(exchange) or InternalError("internal error; the log has it")
+            await _answer(told, scope, receive, out)
         finally:
             out.close()
-            exchange.ended = time.perf_counter()
-            if exchange.route is None and (matched := scope.get("route")):
-                exchange.route = matched.path
-            self.observe(exchange)
+            self._end(exchange, scope)
+            EXCHANGE.reset(token)
+
+    def _end(self, exchange: Exchange, scope: Scope) -> None:
+        exchange.ended = time.perf_counter()
+        if exchange.route is None and (matched := scope.get("route")):
+            exchange.route = matched.path
+        self.observe(exchange)
+
+    def _check_head(self, scope: Scope) -> None:
+        """What never ends is cut off by `gateway/wire.py` before there is a scope."""
+        if UNPRINTABLE.search(scope["path"]):
+            # Routes match up to a last newline, so one would pass limits that go by the exact path.
+            raise NotFound("no path has control characters")
+        limits = self.settings
+        url = len(scope.get("raw_path") or b"") + len(scope["query_string"])
+        if url > limits.max_url_bytes:
+            raise UrlTooLong(
+                f"path and query have {url} bytes; the limit is {limits.max_url_bytes} "
+                "(setting GATEWAY_MAX_URL_BYTES)"
+            )
+        headers = scope["headers"]
+        if len(headers) > limits.max_headers:
+            raise HeadersTooLarge(
+                f"{len(headers)} headers; the limit is {limits.max_headers} (setting GATEWAY_MAX_HEADERS)"
+            )
+        size = sum(len(name) + len(value) for name, value in headers)
+        if size > limits.max_header_bytes:
+            raise HeadersTooLarge(
+                f"the headers have {size} bytes; the limit is {limits.max_header_bytes} "
+                "(setting GATEWAY_MAX_HEADER_BYTES)"
+            )
 
 
 def _begin(scope: Scope) -> Exchange:
@@ -111,15 +169,27 @@ def _begin(scope: Scope) -> Exchange:
 
 
 async def _answer(error: GatewayError, scope: Scope, receive: Receive, out: "_Outbound") -> None:
-    """The error as an answer; too late for one that has begun, which is only noted."""
+    """The error as an answer; as the last event of a stream that has begun."""
+    if error.code == EngineUnavailable.code:
+        error = died(out.exchange) or error  # it knows when to come again
+    out.exchange.notes["error"] = error.code
+    out.exchange.notes["rejected"] = error.rejects
     if out.withdraw():
         await error_response(error, scope)(scope, receive, out)
-    else:
-        out.exchange.notes["failed"] = error.code
+        return
+    out.exchange.notes["failed"] = error
+    if out.exchange.streamed and not out.complete:
+        event = last_event(error, scope["path"], out.exchange.request_id)
+        await out({"type": "http.response.body", "body": event})
+
+
+def _note_cut(out: "_Outbound") -> None:
+    if not out.complete:
+        out.exchange.notes["failed"] = EngineUnavailable("the server is shutting down")
 
 
 class _Outbound:
-    """The one `send` wrapper. A good answer's chunks pass straight through; an error's body is held
+    """The one `send` wrapper. A good answer's chunks pass through at once; an error's body is held
     back until it is whole, to put the request id into it."""
 
     def __init__(self, send: Send, exchange: Exchange, keep_alive_s: float) -> None:
@@ -143,6 +213,10 @@ class _Outbound:
                 self.exchange.first_byte = time.perf_counter()
             self.complete = not message.get("more_body", False)
             self.sent_at = time.perf_counter()
+            if self.exchange.streamed and message.get("body"):
+                message["body"] = LINE_BREAKS.sub(_escaped, message["body"])
+                if message["body"].startswith(FAILURES):
+                    _note_failure(self.exchange, message["body"])
             await self.send(message)
 
     def close(self) -> None:
@@ -170,6 +244,13 @@ class _Outbound:
         headers = MutableHeaders(scope=message)
         self.exchange.streamed = headers.get("content-type", "").startswith("text/event-stream")
         headers["x-request-id"] = self.exchange.request_id
+        for name, value in self.exchange.notes.get("headers", {}).items():
+            headers[name] = value
+        if context := trace_of(self.exchange.notes).headers():
+            headers["traceresponse"] = context["traceparent"]
+        if served := self.exchange.notes.get("slot"):
+            headers["x-model-profile"] = served.profile.name
+            headers["x-model-format"] = served.format
         if self.exchange.path.startswith(ANTHROPIC_PREFIX):
             headers["request-id"] = self.exchange.request_id  # where Anthropic's SDK looks
         if message["status"] >= 400 and headers.get("content-type") == "application/json":
@@ -190,10 +271,37 @@ class _Outbound:
         held, self.held = self.held, None
         self.complete = not more
         if not more:
-            self.body = _with_request_id(self.body, self.exchange.request_id)
-            MutableHeaders(scope=held)["content-length"] = str(len(self.body))
+            self._amend(held)
         await self.send(held)
         await self.send({"type": "http.response.body", "body": self.body, "more_body": more})
+
+    def _amend(self, held: Message) -> None:
+        """The whole error: with its request id, and 503 where it is the engine's death."""
+        exchange, headers = self.exchange, MutableHeaders(scope=held)
+        self.body = _with_request_id(self.body, exchange.request_id)
+        if held["status"] == InternalError.status and (error := died(exchange)):
+            held["status"] = exchange.status = error.status.value
+            exchange.notes |= {"error": error.code, "rejected": error.rejects}
+            _, self.body = render(error, exchange.path, exchange.request_id)
+            headers.update(error.headers)
+        headers["content-length"] = str(len(self.body))
+
+
+def _escaped(found: re.Match[bytes]) -> bytes:
+    return b"\\u%04x" % ord(found.group().decode())
+
+
+def _note_failure(exchange: Exchange, event: bytes) -> None:
+    """An error that vLLM's handlers caught and made an event of; ours is noted where it was raised."""
+    if "failed" in exchange.notes:
+        return
+    try:
+        told = json.loads(event.partition(b"data: ")[2])["error"]
+        blamed = 400 <= told.get("code", 500) < 500
+    except (ValueError, TypeError, KeyError, AttributeError):
+        blamed = False
+    kind = InvalidRequest if blamed else InternalError
+    exchange.notes["failed"] = died(exchange) or kind("told as the last event of the stream")
 
 
 def _with_request_id(body: bytes, request_id: str) -> bytes:
@@ -207,6 +315,14 @@ def _with_request_id(body: bytes, request_id: str) -> bytes:
     place = told if told.get("type") == "error" else told["error"]
     place.setdefault("request_id", request_id)
     return json.dumps(told, ensure_ascii=False).encode()
+
+
+def died(exchange: Exchange) -> EngineUnavailable | None:
+    """What to say when the engine that served is dead: vLLM's handlers speak of an internal error."""
+    slot = exchange.notes.get("slot")
+    if slot is None or not slot.engine.dead():
+        return None
+    return EngineUnavailable("the engine stopped; it is being restarted", slot.start_s)
 
 
 def error_response(error: GatewayError, scope: Scope) -> Response:

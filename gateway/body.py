@@ -1,31 +1,46 @@
 """The request body: read once, within its limit, as JSON. Pure ASGI."""
 
+import asyncio
+
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.asgi import ClientGone
-from gateway.errors import BodyTooLarge, UnsupportedMediaType
+from gateway.errors import BodyTooLarge, SlowRequest, UnsupportedMediaType
 from gateway.policy import bounds
+from gateway.settings import Settings
 
 
 class JsonBody:
-    """Reads the body and hands it on; `scope["gateway.json"]` has the object, None for no body.
+    """Reads the body and hands it on; `scope["gateway.json"]` has the object, None for no body, and
+    `scope["gateway.size"]` its bytes.
 
     Only JSON by its content type: a web page can make a visitor's browser post anything else to this
     address without asking.
     """
 
-    def __init__(self, app: ASGIApp, limit: int) -> None:
+    def __init__(self, app: ASGIApp, settings: Settings) -> None:
         self.app = app
-        self.limit = limit
+        self.settings = settings
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
-            body = await read_body(receive, self.limit)
+            body = await self._read(receive)
             if body:
                 _check_type(dict(scope["headers"]))
             scope["gateway.json"] = bounds.parse(body) if body else None
+            scope["gateway.size"] = len(body)
             receive = replay(body, receive)
         await self.app(scope, receive, send)
+
+    async def _read(self, receive: Receive) -> bytes:
+        limit_s = self.settings.body_timeout_s
+        try:
+            async with asyncio.timeout(limit_s):
+                return await read_body(receive, self.settings.max_body_bytes)
+        except TimeoutError as error:
+            raise SlowRequest(
+                f"the body was not whole after {limit_s:g} s (setting GATEWAY_BODY_TIMEOUT_S)"
+            ) from error
 
 
 def _check_type(headers: dict[bytes, bytes]) -> None:

@@ -7,8 +7,11 @@ from collections.abc import Callable, Iterator
 
 from rich.console import Console as Rich
 from rich.markup import escape
+from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bars
 
-from gateway.engines.fleet import Fleet, ServedModel
+from gateway.engines.fleet import Fleet
+from gateway.engines.served import ServedModel
 from gateway.settings import Settings
 
 # How often a line comes when the output is no terminal (a log, a container).
@@ -33,10 +36,28 @@ class Console:
     @contextlib.contextmanager
     def building(self, profile: str) -> Iterator[Progress]:
         """Progress of a model that is being built; silent when there is nothing to build."""
+        with self.working(f"building the model of profile {profile}") as progress:
+            yield progress
+
+    @contextlib.contextmanager
+    def working(self, title: str) -> Iterator[Progress]:
+        """Progress of long work: a bar on a terminal, a line now and then elsewhere."""
+        if self._rich.is_terminal:
+            with self._bar(title) as progress:
+                yield progress
+            return
         with self._ticking() as show:
+            yield lambda phase, fraction: show(f"{title}: {phase} ({fraction:.0%})")
+
+    @contextlib.contextmanager
+    def _bar(self, title: str) -> Iterator[Progress]:
+        columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+        with Bars(*columns, console=self._rich, transient=True) as bars:
+            task = bars.add_task(escape(title), total=1.0, visible=False)
 
             def progress(phase: str, fraction: float) -> None:
-                show(f"building the model of profile {profile}: {phase} ({fraction:.0%})")
+                text = f"{escape(title)}: {escape(phase)}"
+                bars.update(task, description=text, completed=fraction, visible=True)
 
             yield progress
 
@@ -66,12 +87,14 @@ class Console:
     def ready(self, settings: Settings, fleet: Fleet, port: int, admin_port: int) -> None:
         """Where it listens, which models, and what to try."""
         host = settings.host if ":" not in settings.host else f"[{settings.host}]"
-        url = f"http://{host}:{port}"
+        url = f"{'https' if settings.tls_cert else 'http'}://{host}:{port}"
         default = next(iter(fleet.models))
-        auth = "-H 'Authorization: Bearer '$GATEWAY_API_KEY " if settings.api_key else ""
-        key = "os.environ['GATEWAY_API_KEY']" if settings.api_key else "'none'"
+        closed = settings.api_key or settings.keys_file or settings.jwt_issuer
+        variable = "GATEWAY_API_KEY" if settings.api_key else "KEY"
+        auth = f"-H 'Authorization: Bearer '${variable} " if closed else ""
+        key = f"os.environ['{variable}']" if closed else "'none'"
         lines = [
-            f"[bold green]ready[/]: {url} (docs: {url}/docs)",
+            f"[bold green]ready[/]: {url} ({'open it and ask; ' if settings.page else ''}docs: {url}/docs)",
             f"models: {', '.join(fleet.models)}",
             f"metrics: http://{settings.admin_host}:{admin_port}/metrics",
             "try:",

@@ -1,170 +1,38 @@
-"""Slots and what keeps them alive.
-
-A `Slot` is one loaded engine in service. A `ServedModel` is a name that requests use; it holds the slot
-of the moment, watches it, and replaces a dead one by one assignment. The `Fleet` is all of them.
-"""
+"""All served models, and the way a request takes to an engine."""
 
 import asyncio
 import contextlib
-import logging
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from enum import StrEnum
-from pathlib import Path
-from typing import Any
+from collections.abc import AsyncIterator, Callable, Coroutine
+from typing import Any, Protocol, TypeVar
 
-from engine_config.fingerprint import fingerprint
-from engine_config.profile import HubModel, Profile, ProfileError
-from gateway.engines.types import Engine, Opener
+from engine_config.profile import ProfileError
+from gateway.engines.served import ServedModel
+from gateway.engines.slot import Seat, Slot, State
 from gateway.errors import EngineUnavailable, ModelNotFound
+from gateway.observability.spans import trace_of
+from gateway.policy.admission import Place
+from gateway.policy.line import TICKET, Ticket
+from gateway.policy.tenant import ANYBODY, CLASSES, Tenant, tenant_of
 from gateway.settings import Settings
-from gateway.thinking.calibration import Calibration, fitting
 
-log = logging.getLogger(__name__)
+DRAIN_POLL_S = 0.05
+T = TypeVar("T")
 
-WATCH_S = 0.5
-MAX_BACKOFF_S = 60.0
-# What a caller is told to wait before anything was measured.
-USUAL_START_S = 30.0
+
+class Guard(Protocol):
+    """Runs work that waits, and gives its result; it may give up."""
+
+    async def __call__(self, work: Coroutine[Any, Any, T], /) -> T: ...
+
+
+async def unguarded(work: Coroutine[Any, Any, T]) -> T:
+    """For a request that somebody else watches over."""
+    return await work
 
 
 class EngineStartFailed(Exception):
     """An engine did not come up when the gateway started; the message says which and why."""
-
-
-class State(StrEnum):
-    LOADING = "loading"
-    READY = "ready"
-    HUNG = "hung"  # requests run, no token comes
-    DEAD = "dead"
-
-
-@dataclass
-class Slot:
-    """One engine in service. `in_flight` counts requests inside it, streams included."""
-
-    engine: Engine
-    in_flight: int = 0
-    killed: bool = False  # because it hung; it will be seen as dead in a moment
-
-    @contextlib.contextmanager
-    def use(self) -> Iterator[Engine]:
-        """Hold the slot for one request, until the engine has nothing more to say to it."""
-        self.in_flight += 1
-        try:
-            yield self.engine
-        finally:
-            self.in_flight -= 1
-
-
-@dataclass
-class ServedModel:
-    """A model name, and the slot that answers for it now."""
-
-    profile: Profile
-    location: Path | str
-    opener: Opener
-    settings: Settings
-    state: State = State.LOADING
-    slot: Slot | None = None
-    known_card: dict[str, Any] | None = (
-        None  # of the last engine; a name stays listed while it is away
-    )
-    fingerprint: str | None = None  # of the model, see engine_config/fingerprint.py
-    calibration: Calibration | None = None  # of confidence; None: none that fits this model
-    start_s: float = USUAL_START_S  # how long the last start took
-    failures: int = 0  # failed starts in a row
-    restarts: int = 0
-
-    @property
-    def name(self) -> str:
-        return self.profile.served_as
-
-    def card(self) -> dict[str, Any]:
-        """The entry of `/v1/models`; without details before the first engine is up."""
-        return self.known_card or {"id": self.name, "object": "model", "owned_by": "vllm"}
-
-    async def open(self) -> None:
-        """Load an engine and put it in service. Whatever the opener raises comes out."""
-        started = time.monotonic()
-        await asyncio.to_thread(self._know)
-        engine = await self.opener(self.profile, self.location)
-        try:
-            self.known_card = await engine.model_card()
-        except BaseException:
-            await engine.aclose()
-            raise
-        self.slot = Slot(engine)
-        self.start_s = time.monotonic() - started
-        self.failures = 0
-        self.state = State.READY
-
-    def _know(self) -> None:
-        """Which model it is, and the calibration made for it."""
-        model = self.profile.model
-        revision = model.revision if isinstance(model, HubModel) else ""
-        self.fingerprint = fingerprint(self.location, revision)
-        if (path := self.profile.calibration) is not None:
-            self.calibration = fitting(path, self.fingerprint)
-
-    def take(self) -> Slot:
-        """The slot to use now.
-
-        Raises:
-            EngineUnavailable: loading, dead, or hung.
-        """
-        if self.state is State.READY and self.slot is not None and not self.slot.engine.dead():
-            return self.slot
-        reasons = {
-            State.LOADING: "is loading",
-            State.HUNG: "makes no progress and will be restarted if that goes on",
-        }
-        reason = reasons.get(self.state, "stopped and is being restarted")
-        raise EngineUnavailable(f"the engine of '{self.name}' {reason}", self.start_s)
-
-    async def watch(self) -> None:
-        """See death and hanging; rebuild. Runs until it is cancelled."""
-        while True:
-            await asyncio.sleep(WATCH_S)
-            if self.slot is not None:
-                self.state = self._observe(self.slot)
-            if self.state is State.DEAD:
-                await self._rebuild()
-
-    def _observe(self, slot: Slot) -> State:
-        if slot.engine.dead():
-            return State.DEAD
-        silent_s = slot.engine.silent_s()
-        if silent_s > 2 * self.settings.engine_hang_s and not slot.killed:
-            log.error("engine of %s: no token for %.0f s; it is restarted", self.name, silent_s)
-            slot.killed = True
-            slot.engine.kill()
-        return State.HUNG if silent_s > self.settings.engine_hang_s else State.READY
-
-    async def _rebuild(self) -> None:
-        log.error("engine of %s died; rebuilding it", self.name)
-        try:
-            await self.close()
-        except Exception:  # a new engine matters more than a tidy end of the old one
-            log.exception("engine of %s did not shut down cleanly", self.name)
-        backoff_s = self.settings.rebuild_backoff_s
-        while self.slot is None:
-            await asyncio.sleep(backoff_s)
-            backoff_s = min(2 * backoff_s, MAX_BACKOFF_S)
-            try:
-                await self.open()
-            except Exception:  # whatever it is, try again; /health/live tells
-                self.failures += 1
-                log.exception("engine of %s did not start (attempt %d)", self.name, self.failures)
-        self.restarts += 1
-        log.warning("engine of %s is back after %.0f s", self.name, self.start_s)
-
-    async def close(self) -> None:
-        """Shut the engine down, whatever state it is in."""
-        slot, self.slot = self.slot, None
-        if slot is not None:
-            await slot.engine.aclose()
 
 
 class Fleet:
@@ -196,45 +64,119 @@ class Fleet:
                 ) from error
             self._watchers.append(asyncio.create_task(model.watch(), name=f"watch {model.name}"))
 
-    def slot(self, name: object = None) -> Slot:
-        """The slot that answers for a model name; no name means the default model.
+    @contextlib.asynccontextmanager
+    async def seat(
+        self,
+        name: object,
+        notes: dict[str, Any],
+        ticket: Ticket | None = None,
+        guard: Guard = unguarded,
+    ) -> AsyncIterator[Seat]:
+        """A request's place in the slot that answers for a model name; no name is the default model.
+
+        With a `ticket` it is admitted in its turn; without one it generates nothing, and passes. `guard`
+        runs what has to be waited for. `notes` (of the exchange) gets the slot, so that headers and metrics
+        tell which engine served, and the seconds in the queue.
 
         Raises:
             ModelNotFound: not served here.
-            EngineUnavailable: served, but not now.
+            EngineUnavailable: served, but not now; QueueFull and QueueTimeout are such.
         """
-        model = self.find(name)
-        if self.draining:
-            raise EngineUnavailable("the server is shutting down", self.settings.drain_timeout_s)
-        return model.take()
+        model = self.find(name, tenant_of(notes))
+        notes["model"] = model.name  # also of a request that is refused for its engine's state
+        self._refuse_when_draining()
+        with contextlib.ExitStack() as stack:
+            with trace_of(notes).child("queue"):
+                if ticket is None:
+                    if (slot := model.now()) is None:
+                        slot = await guard(model.take())
+                    stack.enter_context(slot.held())
+                else:
+                    slot = await self._admitted(model, ticket, (notes, guard), stack)
+            self._refuse_when_draining()  # it may have begun while the request waited
+            served_as = model.name if name is None else str(name)
+            notes["slot"], notes["model"] = slot, model.name
+            engine = stack.enter_context(model.engine(slot, served_as))
+            priority = CLASSES.index(ticket.priority) if ticket and engine.limits.by_priority else 0
+            yield Seat(slot, engine, served_as, priority)
 
-    def find(self, name: object = None) -> ServedModel:
-        """The served model of that name, in whatever state.
+    async def _admitted(
+        self,
+        model: ServedModel,
+        ticket: Ticket,
+        asking: tuple[dict[str, Any], Guard],
+        stack: contextlib.ExitStack,
+    ) -> Slot:
+        """In its turn; the stack gives the places back."""
+        notes, guard = asking
+
+        async def waited() -> Place[Slot]:
+            place = await model.admission.enter(ticket)
+            stack.callback(place.leave)  # in here: whoever gives up waiting cannot lose it
+            return place
+
+        if (place := model.admission.enter_now(ticket)) is not None:
+            stack.callback(place.leave)
+        else:
+            place = await guard(waited())
+        notes["queue_s"] = max(place.queued_s, notes.get("queue_s", 0.0))
+        stack.callback(TICKET.reset, TICKET.set(ticket))
+        return place.slot
+
+    def _refuse_when_draining(self) -> None:
+        if self.draining:
+            raise self._closing()
+
+    def _closing(self) -> EngineUnavailable:
+        return EngineUnavailable("the server is shutting down", self.settings.drain_timeout_s)
+
+    def find(self, name: object = None, tenant: Tenant = ANYBODY) -> ServedModel:
+        """The served model of that name, or the one whose adapter has it; in whatever state.
 
         Raises:
-            ModelNotFound: not served here.
+            ModelNotFound: not served here, or not for that tenant: as OpenAI does, which of the two is not
+                told.
         """
         if name is None:
-            return next(iter(self.models.values()))
-        if not isinstance(name, str) or name not in self.models:
-            served = ", ".join(self.models)
-            raise ModelNotFound(f"model {name!r} is not served here; served: {served}", "model")
-        return self.models[name]
+            usable = (model for model in self.models.values() if tenant.may_use(model.name))
+            if (first := next(usable, None)) is not None:
+                return first
+        if isinstance(name, str) and tenant.may_use(name):
+            if name in self.models:
+                return self.models[name]
+            for model in self.models.values():
+                if name in model.adapters:
+                    return model
+        served = ", ".join(card["id"] for card in self.cards(tenant))
+        raise ModelNotFound(f"model {name!r} is not served here; served: {served}", "model")
+
+    def cards(self, tenant: Tenant = ANYBODY) -> list[dict[str, Any]]:
+        """The entries of `/v1/models` that the tenant may use, the default model's first."""
+        cards = (card for model in self.models.values() for card in model.cards())
+        return [card for card in cards if tenant.may_use(card["id"])]
 
     def ready(self) -> bool:
-        """Every model can take requests."""
-        return not self.draining and all(m.state is State.READY for m in self.models.values())
+        """Every model can take requests; one that is being switched lets them wait."""
+        able = (State.READY, State.SWITCHING)
+        return not self.draining and all(model.state in able for model in self.models.values())
 
     def in_flight(self) -> int:
         """Requests inside any slot."""
-        return sum(model.slot.in_flight for model in self.models.values() if model.slot)
+        return sum(slot.in_flight for model in self.models.values() for slot in model.slots())
+
+    def begin_drain(self) -> None:
+        """New requests, and those in the queues, are told that it ends."""
+        self.draining = True
+        for model in self.models.values():
+            model.closing = True
+            model.admission.recheck(self._closing())
 
     async def drain(self, timeout_s: float) -> bool:
         """Take no more requests; wait until those that run are done. False: time ran out."""
-        self.draining = True
+        self.begin_drain()
         deadline = time.monotonic() + timeout_s
         while self.in_flight() and time.monotonic() < deadline:  # noqa: ASYNC110 - a count, no event
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(DRAIN_POLL_S)
         return self.in_flight() == 0
 
     async def close(self) -> None:
@@ -242,4 +184,4 @@ class Fleet:
         for watcher in self._watchers:
             watcher.cancel()
         await asyncio.gather(*self._watchers, return_exceptions=True)
-        await asyncio.gather(*(model.close() for model in self.models.values()))
+        await asyncio.gather(*(model.close_all() for model in self.models.values()))

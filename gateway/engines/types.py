@@ -37,6 +37,7 @@ class Job:
     stream: bool = True  # False: one Delta per completion, at its end
     reasoning_ended: bool | None = None  # True: a grammar binds from the first token
     changes: Mapping[str, Any] = field(default_factory=dict)
+    trace: Mapping[str, str] | None = None  # W3C headers of the span to work under
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +60,10 @@ class Limits:
 
     max_model_len: int  # prompt and output together, tokens
     max_num_seqs: int  # sequences decoded at once
+    max_batched_tokens: int  # of one step, prompts and drawn ones together
+    cache_tokens: int | None = None  # of all requests together; None: nobody can tell
+    vocab_size: int | None = None  # token ids are below it; None: nobody can tell
+    by_priority: bool = False  # its own scheduler heeds a Job's priority; else that must be 0
 
 
 class Source(Protocol):
@@ -71,7 +76,7 @@ class Source(Protocol):
 
         Raises:
             InvalidRequest: the engine refuses the job.
-            EngineUnavailable: the engine is dead or overloaded.
+            EngineUnavailable: the engine is dead or overloaded, or gave the job up.
         """
         ...
 
@@ -84,6 +89,7 @@ class Engine(Source, Protocol):
     """One model, loaded. `app` serves its OpenAI routes; the rest is for the native ones."""
 
     app: ASGIApp
+    format: str  # of its weights, as vLLM names it: "bfloat16", "compressed-tensors", ...
     registry: CollectorRegistry
     limits: Limits
     device: str  # "cpu", "cuda", ...
@@ -107,6 +113,17 @@ class Engine(Source, Protocol):
         """
         ...
 
+    async def check_grammar(self, specs: Sequence[Mapping[str, Any]], limit_s: float) -> None:
+        """Refuse what would not compile, each within so much processor time; nothing else is held up by that.
+
+        A spec has one of vLLM's names (json, regex, choice, grammar, structural_tag) and its value.
+
+        Raises:
+            InvalidRequest: it does not compile, or not in time.
+            EngineUnavailable: it cannot be tried now.
+        """
+        ...
+
     async def model_card(self) -> dict[str, Any]:
         """The model's entry of `/v1/models`."""
         ...
@@ -123,8 +140,50 @@ class Engine(Source, Protocol):
         """Seconds since the last sign of progress; an idle engine is not silent."""
         ...
 
+    def watch_steps(self, tell: Callable[[], None]) -> None:
+        """Call `tell` after each step whose tokens have come; in the place of whom it told before."""
+        ...
+
     def kill(self) -> None:
         """End the engine processes at once; for one that hangs."""
+        ...
+
+    def free_memory(self) -> int | None:
+        """Bytes that another engine on the same device could take now; None: nobody can tell."""
+        ...
+
+    async def reload_weights(self, location: Path) -> None:
+        """Put other weights of the same shape and type in the place of the present ones.
+
+        No request may run meanwhile. What was cached of the old weights is forgotten.
+
+        Raises:
+            Exception: whatever vLLM raises; the weights are then neither the old nor the new ones.
+        """
+        ...
+
+    async def load_adapter(self, name: str, path: Path) -> None:
+        """Make a LoRA adapter available under a model name of its own.
+
+        Raises:
+            InvalidRequest: the engine takes no adapters, or not this one.
+        """
+        ...
+
+    async def unload_adapter(self, name: str) -> None:
+        """Forget it; requests that use it finish."""
+        ...
+
+    def has_adapter(self, name: str) -> bool:
+        """It is loaded in this engine."""
+        ...
+
+    def adapted(self, name: str) -> "Engine":
+        """The same engine, with a loaded adapter for all that is generated.
+
+        Raises:
+            ModelNotFound: not loaded here.
+        """
         ...
 
     async def aclose(self) -> None:
@@ -132,5 +191,6 @@ class Engine(Source, Protocol):
         ...
 
 
-# Loads a profile's model from a folder or hub id.
-Opener = Callable[[Profile, Path | str], Awaitable[Engine]]
+# Loads a profile's model from a folder or hub id, on a set of cores ("0-3"; None: not bound). Cancelled,
+# it ends what it has started before it lets go.
+Opener = Callable[[Profile, Path | str, str | None], Awaitable[Engine]]

@@ -1,101 +1,83 @@
-"""vLLM behind our seam: the only module that imports `vllm`.
+"""vLLM behind our seam. Only this module and its neighbours `vllm_*` import `vllm`.
 
 `tests/unit/test_vllm_surface.py` names each vLLM symbol used here, so an upgrade fails with a sentence.
 Section numbers in comments are those of vLLM 0.32's traps in docs/adr/0002-embed-vllm.md.
 """
 
-import argparse
 import asyncio
 import contextlib
-import difflib
+import copy
+import ctypes
 import functools
+import gc
 import os
 import signal
-import threading
 import time
-from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from http import HTTPStatus
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, NoReturn
+from typing import Any, TypeVar
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry
 from pydantic import ValidationError
 from starlette.requests import Request
 from starlette.responses import Response
-from vllm.distributed.ec_transfer.ec_connector.metrics import ECConnectorProm
-from vllm.distributed.kv_transfer.kv_connector.v1.metrics import KVConnectorProm
-from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.entrypoints.launchers.api_server.app_state import init_app_state
 from vllm.entrypoints.launchers.app import build_app
-from vllm.entrypoints.launchers.cli_args import make_arg_parser, validate_parsed_serve_args
-from vllm.entrypoints.launchers.launcher import validate_api_server_args
 from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
 from vllm.entrypoints.openai.completion.protocol import CompletionRequest
 from vllm.entrypoints.serve.engine.protocol import ErrorResponse
-from vllm.entrypoints.serve.utils.api_utils import cli_env_setup
+from vllm.entrypoints.serve.lora.protocol import (
+    LoadLoRAAdapterRequest,
+    UnloadLoRAAdapterRequest,
+)
 from vllm.exceptions import GracefulHTTPError, RetryableRequestError, VLLMClientError
 from vllm.inputs.engine import tokens_input
+from vllm.lora.request import LoRARequest
 from vllm.platforms import current_platform
 from vllm.sampling_params import SamplingParams
-from vllm.usage.usage_lib import UsageContext
-from vllm.utils.argparse_utils import FlexibleArgumentParser
+from vllm.tokenizers import cached_get_tokenizer
+from vllm.transformers_utils.processor import cached_get_processor
+from vllm.utils.func_utils import _supports_kw
 from vllm.utils.gc_utils import freeze_gc_heap
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError
-from vllm.v1.metrics.loggers import PrometheusStatLogger
-from vllm.v1.metrics.perf import PerfMetricsProm
-from vllm.v1.spec_decode.metrics import SpecDecodingProm
 
-from engine_config.profile import Profile, ProfileError, cli_args
-from gateway.asgi import error_response
+from engine_config.hardware import free_bytes
+from engine_config.profile import Profile
+from gateway.asgi import died, error_response
 from gateway.engines.types import Delta, Job, Limits, TokenIds
+from gateway.engines.vllm_grammar import GrammarGuard
+from gateway.engines.vllm_meter import meter
+from gateway.engines.vllm_refusals import quieten, refused, refusing
+from gateway.engines.vllm_salt import salt
+from gateway.engines.vllm_start import SHUTDOWN_TIMEOUT_S, Heartbeat, Start, stat_logger
 from gateway.engines.vllm_thinking import ThinkingClient, changed, delta_of, looping
+from gateway.engines.vllm_traces import trace
 from gateway.errors import (
     EngineOverloaded,
     EngineUnavailable,
     InvalidRequest,
+    ModelNotFound,
     from_validation,
 )
 from gateway.thinking.dialect import Dialect, dialect_of
 
-SHUTDOWN_TIMEOUT_S = 10
-# Children inherit os.environ at their start (trap 1.4.8), so one engine starts at a time.
-_environment_lock = threading.Lock()
+Told = TypeVar("Told")
+CACHES = (cached_get_tokenizer, cached_get_processor, _supports_kw)
+DEATH_POLL_S = 0.2
 
 
-def parse_args(profile: Profile, model: Path | str) -> argparse.Namespace:
-    """vLLM's own namespace for a profile. A new one for each engine: vLLM writes into it (1.1).
-
-    Raises:
-        ProfileError: a setting that vLLM does not know or refuses.
-    """
-    parser = make_arg_parser(FlexibleArgumentParser())
-    known = {action.dest for action in parser._actions}
-    for key in profile.vllm:
-        if key not in known:
-            near = difflib.get_close_matches(key, known, n=1)
-            hint = f"; did you mean '{near[0]}'?" if near else ""
-            raise ProfileError(f"profile {profile.name}: vLLM has no setting '{key}'{hint}")
-
-    def refuse(message: str) -> NoReturn:
-        raise ProfileError(f"profile {profile.name}: {message}")
-
-    parser.error = refuse
-    args: argparse.Namespace = parser.parse_args(cli_args(profile, model))
-    try:
-        validate_parsed_serve_args(args)
-        validate_api_server_args(args)
-    except (TypeError, ValueError, KeyError) as error:
-        raise ProfileError(f"profile {profile.name}: {error}") from error
-    return args
-
-
-async def open_engine(profile: Profile, model: Path | str) -> "VllmEngine":
+async def open_engine(
+    profile: Profile, model: Path | str, cores: str | None = None
+) -> "VllmEngine":
     """Load the model and build vLLM's app over it. Takes from 20 s to minutes; the loop stays free.
+
+    Cancelled, it ends the engine's processes before it lets go.
 
     Raises:
         ProfileError: vLLM refuses a setting.
@@ -103,60 +85,68 @@ async def open_engine(profile: Profile, model: Path | str) -> "VllmEngine":
     """
     registry = CollectorRegistry()
     heartbeat = Heartbeat()
-    args, client = await asyncio.to_thread(
-        _start, profile, model, _stat_logger(registry, heartbeat)
-    )
+    start = Start(profile, model, cores, stat_logger(registry, heartbeat))
+    guard = await GrammarGuard.open()  # it loads beside the engine
     try:
-        await client.reset_mm_cache()
-        tasks = await client.get_supported_tasks()
+        args, client = await start.loaded()
+    except BaseException:
+        await guard.aclose()
+        raise
+    try:
+        await unless_dead(client, client.reset_mm_cache())
+        await guard.ready(client.vllm_config)
+        salt(client)
+        meter(client)
+        trace(client)
+        quieten()
+        tasks = await unless_dead(client, client.get_supported_tasks())
         app = build_app(args, tasks, client.model_config)
         dialect = await asyncio.to_thread(_dialect, client)
-        # With a reasoning parser, vLLM's routes tell thought from answer; then they get the guarantee.
-        served = ThinkingClient(client, dialect) if args.reasoning_parser else client
-        await init_app_state(served, app.state, args, tasks)
+        await init_app_state(ThinkingClient(client, dialect), app.state, args, tasks)
+        _trim(app)
+        await asyncio.to_thread(_freeze)
+        return VllmEngine(client, app, (registry, heartbeat), dialect, guard)
     except BaseException:
+        await guard.aclose()
         await asyncio.to_thread(client.shutdown, timeout=SHUTDOWN_TIMEOUT_S)
         raise
-    _trim(app)
-    await asyncio.to_thread(freeze_gc_heap)
-    return VllmEngine(client, app, registry, heartbeat, dialect)
+
+
+async def unless_dead(client: AsyncLLM, call: Awaitable[Told]) -> Told:
+    """What the call to the engine gives. vLLM never ends one whose engine died meanwhile.
+
+    Raises:
+        EngineUnavailable: it died.
+    """
+    asked = asyncio.ensure_future(call)
+    try:
+        while not asked.done():
+            await asyncio.wait({asked}, timeout=DEATH_POLL_S)
+            if client.errored and not asked.done():
+                raise EngineUnavailable("the engine stopped meanwhile; it is being restarted")
+        return asked.result()
+    finally:
+        asked.cancel()
+
+
+def _freeze() -> None:
+    """Keep what lives as long as the engine out of the collector's way (1.4.2).
+
+    Thawed first: the cycles of an engine that was shut down would otherwise stay for ever. So would its
+    tokenizers, 140 MB for 150,000 tokens, as keys and values of vLLM's caches: all are cheap to fill again.
+    """
+    for cache in CACHES:
+        cache.cache_clear()
+    gc.unfreeze()
+    freeze_gc_heap()
+    if hasattr(libc := ctypes.CDLL(None), "malloc_trim"):  # glibc: give the freed pages back
+        libc.malloc_trim(0)
 
 
 def _dialect(client: AsyncLLM) -> Dialect:
     tokenizer = client.renderer.get_tokenizer()
     eos = client.model_config.get_diff_sampling_param().get("stop_token_ids", [])
     return dialect_of(tokenizer, len(tokenizer), frozenset([tokenizer.eos_token_id, *eos]))
-
-
-def _start(
-    profile: Profile, model: Path | str, stat_logger: type[PrometheusStatLogger]
-) -> tuple[argparse.Namespace, AsyncLLM]:
-    """Blocks while the engine loads; run it in a thread (1.1)."""
-    cli_env_setup()
-    args = parse_args(profile, model)
-    with _environment_lock, _environment(profile):
-        engine_args = AsyncEngineArgs.from_cli_args(args)
-        config = engine_args.create_engine_config(usage_context=UsageContext.OPENAI_API_SERVER)
-        client = AsyncLLM.from_vllm_config(
-            vllm_config=config,
-            usage_context=UsageContext.OPENAI_API_SERVER,
-            stat_loggers=[stat_logger],
-            disable_log_stats=args.disable_log_stats,
-        )
-    return args, client
-
-
-@contextlib.contextmanager
-def _environment(profile: Profile) -> Iterator[None]:
-    before = dict(os.environ)
-    os.environ.update({key: str(entry.value) for key, entry in profile.environment.items()})
-    try:
-        yield
-    finally:
-        for key in profile.environment:
-            os.environ.pop(key)
-            if key in before:
-                os.environ[key] = before[key]
 
 
 def _trim(app: FastAPI) -> None:
@@ -169,46 +159,15 @@ def _trim(app: FastAPI) -> None:
 
 
 async def _on_engine_dead(request: Request, error: Exception) -> Response:
-    """vLLM answers 500; a dead engine is back soon, so 503 and Retry-After."""
-    return error_response(
-        EngineUnavailable("the engine stopped; it is being restarted"), request.scope
-    )
+    """vLLM answers 500; a dead engine is back soon, so 503 and Retry-After. One that lives gave this up."""
+    gave_up = EngineUnavailable("the engine gave up on the request; try again", retry_after_s=1)
+    return error_response(died(request.scope["gateway.exchange"]) or gave_up, request.scope)
 
 
 async def _on_invalid(request: Request, error: Exception) -> Response:
     """vLLM writes pydantic's dict as text; say the field and the value in a sentence."""
     assert isinstance(error, RequestValidationError)
     return error_response(from_validation(list(error.errors())), request.scope)
-
-
-class Heartbeat:
-    """When the engine was last seen to do something; `time.monotonic` seconds."""
-
-    def __init__(self) -> None:
-        self.at = time.monotonic()
-
-    def beat(self) -> None:
-        self.at = time.monotonic()
-
-
-def _stat_logger(registry: CollectorRegistry, heartbeat: Heartbeat) -> type[PrometheusStatLogger]:
-    """vLLM's metrics in a registry of their own: a second engine would wipe the first's (1.4.3)."""
-    gauge = staticmethod(functools.partial(Gauge, registry=registry))
-    counter = staticmethod(functools.partial(Counter, registry=registry))
-    histogram = staticmethod(functools.partial(Histogram, registry=registry))
-    classes = {"_gauge_cls": gauge, "_counter_cls": counter, "_histogram_cls": histogram}
-
-    def record(self: PrometheusStatLogger, *args: Any, **kwargs: Any) -> None:
-        heartbeat.beat()
-        PrometheusStatLogger.record(self, *args, **kwargs)
-
-    parts = {
-        "_spec_decoding_cls": type("SpecDecoding", (SpecDecodingProm,), {"_counter_cls": counter}),
-        "_perf_metrics_cls": type("Perf", (PerfMetricsProm,), {"_counter_cls": counter}),
-        "_kv_connector_cls": type("KVConnector", (KVConnectorProm,), classes),
-        "_ec_connector_cls": type("ECConnector", (ECConnectorProm,), classes),
-    }
-    return type("SlotStatLogger", (PrometheusStatLogger,), {**classes, **parts, "record": record})
 
 
 @contextlib.contextmanager
@@ -225,16 +184,11 @@ def vllm_errors() -> Iterator[None]:
     except RetryableRequestError as error:
         raise EngineUnavailable(str(error), retry_after_s=1) from error
     except VLLMClientError as error:
-        raise InvalidRequest(_first_sentence(error), getattr(error, "parameter", None)) from error
+        raise refused(error) from error
     except ValidationError as error:
         raise from_validation(list(error.errors())) from error
     except (ValueError, TypeError, OverflowError) as error:
         raise InvalidRequest(str(error)) from error
-
-
-def _first_sentence(error: VLLMClientError) -> str:
-    """The message without the `(parameter=..., value=...)` that vLLM appends."""
-    return str(error.args[0]) if error.args else str(error)
 
 
 class VllmEngine:
@@ -244,23 +198,25 @@ class VllmEngine:
         self,
         client: AsyncLLM,
         app: FastAPI,
-        registry: CollectorRegistry,
-        heartbeat: Heartbeat,
+        watched: tuple[CollectorRegistry, Heartbeat],
         dialect: Dialect,
+        guard: GrammarGuard,
     ) -> None:
-        self.app = app
-        self.registry = registry
-        self.limits = Limits(
-            client.model_config.max_model_len, client.vllm_config.scheduler_config.max_num_seqs
-        )
+        self.app = refusing(app)
+        self.registry, self._heartbeat = watched
+        self._guard = guard
+        self.limits = _limits(client)
         self.dialect = dialect
+        # With a reasoning parser, vLLM's routes tell thought from answer; then they get the guarantee.
         self.thinks = bool(app.state.args.reasoning_parser)
         self.device = str(current_platform.device_type)
         self._client = client
-        self._heartbeat = heartbeat
         self._renderer = app.state.online_renderer
         self._models = app.state.openai_serving_models
         self._defaults = client.model_config.get_diff_sampling_param()
+        config = client.model_config
+        self.format = str(config.quantization or config.dtype).removeprefix("torch.")
+        self._adapter: LoRARequest | None = None
 
     async def render_text(self, text: str) -> TokenIds:
         with vllm_errors():
@@ -290,6 +246,8 @@ class VllmEngine:
                 job.request_id,
                 priority=job.priority,
                 reasoning_ended=job.reasoning_ended,
+                lora_request=self._adapter,
+                trace_headers=job.trace,
             )
             async with aclosing(source) as outputs:  # closing it is the abort
                 async for output in outputs:
@@ -301,6 +259,9 @@ class VllmEngine:
         request = CompletionRequest.model_validate(fields)
         params = request.to_sampling_params(job.max_tokens, self._defaults)
         return changed(params, job) if job.changes else params
+
+    async def check_grammar(self, specs: Sequence[Mapping[str, Any]], limit_s: float) -> None:
+        await self._guard.check(specs, limit_s)
 
     async def model_card(self) -> dict[str, Any]:
         card = (await self._models.show_available_models()).data[0]
@@ -318,14 +279,73 @@ class VllmEngine:
             self._heartbeat.beat()
         return time.monotonic() - self._heartbeat.at
 
+    def watch_steps(self, tell: Callable[[], None]) -> None:
+        loop = asyncio.get_running_loop()
+        # Not from within vLLM's output handler: whatever it raises would be the engine's death.
+        self._heartbeat.tell = functools.partial(loop.call_soon, tell)
+
     def kill(self) -> None:
         manager = self._client.engine_core.resources.engine_manager
         for process in manager.processes if manager else ():
             if process.pid and process.is_alive():
                 os.kill(process.pid, signal.SIGKILL)
 
+    def free_memory(self) -> int | None:
+        return free_bytes(self.device)
+
+    async def reload_weights(self, location: Path) -> None:
+        client = self._client
+        await unless_dead(client, client.pause_generation(mode="wait", clear_cache=True))
+        try:
+            path = {"weights_path": str(location)}
+            await unless_dead(client, client.collective_rpc("reload_weights", kwargs=path))
+        finally:
+            await unless_dead(client, client.resume_generation())
+
+    async def load_adapter(self, name: str, path: Path) -> None:
+        if self._client.vllm_config.lora_config is None:
+            raise InvalidRequest("this profile takes no adapters: it does not set enable_lora")
+        request = LoadLoRAAdapterRequest(lora_name=name, lora_path=str(path))
+        answer = await unless_dead(self._client, self._models.load_lora_adapter(request))
+        if isinstance(answer, ErrorResponse):
+            raise InvalidRequest(f"adapter '{name}': {answer.error.message}", "adapter")
+
+    async def unload_adapter(self, name: str) -> None:
+        number = self.adapted(name).lora_id()
+        await self._models.unload_lora_adapter(UnloadLoRAAdapterRequest(lora_name=name))
+        await unless_dead(self._client, self._client.remove_lora(number))
+
+    def has_adapter(self, name: str) -> bool:
+        return name in self._models.lora_requests and not self.dead()
+
+    def adapted(self, name: str) -> "VllmEngine":
+        if name not in self._models.lora_requests:
+            raise ModelNotFound(f"adapter '{name}' is not loaded", "model")
+        clone = copy.copy(self)
+        clone._adapter = self._models.lora_requests[name]
+        return clone
+
+    def lora_id(self) -> int:
+        """vLLM's number of the adapter; 0: none."""
+        return int(self._adapter.lora_int_id) if self._adapter else 0
+
     async def aclose(self) -> None:
-        await asyncio.to_thread(self._client.shutdown, timeout=SHUTDOWN_TIMEOUT_S)
+        try:
+            await self._guard.aclose()
+        finally:
+            await asyncio.to_thread(self._client.shutdown, timeout=SHUTDOWN_TIMEOUT_S)
+
+
+def _limits(client: AsyncLLM) -> Limits:
+    scheduler = client.vllm_config.scheduler_config
+    return Limits(
+        max_model_len=client.model_config.max_model_len,
+        max_num_seqs=scheduler.max_num_seqs,
+        max_batched_tokens=scheduler.max_num_batched_tokens,
+        cache_tokens=client.vllm_config.cache_config.kv_cache_size_tokens,
+        vocab_size=client.model_config.get_vocab_size(),
+        by_priority=scheduler.policy == "priority",
+    )
 
 
 def _prompt_ids(rendered: Any) -> TokenIds:

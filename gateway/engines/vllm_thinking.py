@@ -2,7 +2,7 @@
 
 `ThinkingClient` stands where vLLM's handlers expect the engine client. A request that carries a plan (a
 context variable, set by the route in front) becomes a `ThinkingRun`; its pieces go back as the outputs
-that the handlers know. Everything else passes through.
+that the handlers know. Everything else passes through, unless the engine gives it up.
 """
 
 import asyncio
@@ -28,6 +28,8 @@ from gateway.thinking.run import Piece, Request, ThinkingRun
 
 # A sentence or a paragraph four times in a row, or 32 times the same few tokens.
 LOOP = RepetitionDetectionParams(max_pattern_size=256, min_pattern_size=8, min_count=4)
+# Finish reasons of what was not finished, as when the engine is told to end.
+GAVE_UP = ("abort", "error")
 
 
 def looping(ids: Sequence[int]) -> bool:
@@ -52,6 +54,9 @@ def changed(params: SamplingParams, job: Job, **more: Any) -> SamplingParams:
 
 
 def delta_of(output: RequestOutput, completion: CompletionOutput) -> Delta:
+    """Raises EngineUnavailable: the engine gave it up."""
+    if completion.finish_reason in GAVE_UP:
+        raise EngineUnavailable("the engine gave up on the request; try again", retry_after_s=1)
     return Delta(
         index=completion.index,
         text=completion.text,
@@ -110,11 +115,21 @@ class ThinkingClient:
         plan = PLAN.get()
         ids = prompt.get("prompt_token_ids") if isinstance(prompt, dict) else None
         if plan is None or ids is None:
-            direct: AsyncGenerator[RequestOutput, None] = self.inner.generate(
-                prompt, sampling_params, request_id, **kwargs
+            if ids is not None and self._binds_at_once(ids, sampling_params, kwargs):
+                kwargs["reasoning_ended"] = True
+            return _unless_given_up(
+                self.inner.generate(prompt, sampling_params, request_id, **kwargs)
             )
-            return direct
         return self._think(plan, prompt, sampling_params, request_id, kwargs)
+
+    def _binds_at_once(
+        self, ids: Sequence[int], params: SamplingParams, kwargs: dict[str, Any]
+    ) -> bool:
+        """A grammar of a route that knows of no thought, as completions do. A reasoning model's engine would
+        wait for the end of one, and where none is open the grammar would never bind."""
+        if not params.structured_outputs or "reasoning_parser_kwargs" in kwargs:
+            return False
+        return not self.dialect.opened(tuple(ids))
 
     async def _think(
         self,
@@ -146,6 +161,18 @@ class ThinkingClient:
             raise EngineDeadError from error
 
 
+async def _unless_given_up(
+    outputs: AsyncGenerator[RequestOutput, None],
+) -> AsyncGenerator[RequestOutput, None]:
+    """What the engine gave up is an error: vLLM's handlers would send the half of it as the whole."""
+    async with aclosing(outputs):
+        async for output in outputs:
+            for completion in output.outputs:
+                if completion.finish_reason in GAVE_UP:
+                    raise EngineDeadError
+            yield output
+
+
 def _names(request_id: str, n: int) -> list[str]:
     return [request_id] if n == 1 else [f"{request_id}-{index}" for index in range(n)]
 
@@ -173,6 +200,7 @@ def _request(plan: Plan, prompt: Any, params: SamplingParams) -> Request:
         min_tokens=params.min_tokens,
         stream=params.output_kind is not RequestOutputKind.FINAL_ONLY,
         strip=plan.thinks,
+        trace=plan.trace,
     )
 
 
@@ -215,6 +243,7 @@ class _Frame:
     def __init__(self, request_id: str, runs: list[ThinkingRun], kind: RequestOutputKind) -> None:
         self.request_id = request_id
         self.runs = runs
+        self.prompts = [list(run.prompt) for run in runs]  # once, not for each token
         self.at_end = kind is RequestOutputKind.FINAL_ONLY
         self.pieces: list[list[Piece]] = [[] for _ in runs]
         self.left = len(runs)
@@ -233,7 +262,7 @@ class _Frame:
         return RequestOutput(
             request_id=self.request_id,
             prompt=None,
-            prompt_token_ids=list(run.prompt),
+            prompt_token_ids=self.prompts[completions[0].index],
             prompt_logprobs=None,
             outputs=completions,
             finished=self.left == 0,

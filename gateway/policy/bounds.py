@@ -4,6 +4,7 @@ Stock vLLM hangs its whole front end on `n: 5000`; see docs/security.md for the 
 Types are left to vLLM's own models, which refuse wrong ones with a 400.
 """
 
+import contextlib
 import math
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -25,6 +26,22 @@ INTEGERS = {
     "top_logprobs": "max_logprobs",
     "logprobs": "max_logprobs",
     "prompt_logprobs": "max_logprobs",
+    "thinking_token_budget": "max_output_tokens",
+    "thinking_budget": "max_output_tokens",
+}
+# Field -> smallest and largest value. What vLLM takes beyond these overflows, or makes no numbers.
+RANGES = {
+    "priority": (-1000, 1000),
+    "seed": (-(2**63), 2**63 - 1),
+    "top_k": (-1, 2**31 - 1),
+    "truncate_prompt_tokens": (-1, 2**31 - 1),
+    "temperature": (0, 2),
+    "top_p": (0, 1),
+    "min_p": (0, 1),
+    "repetition_penalty": (0, 10),
+    "length_penalty": (-10, 10),
+    "presence_penalty": (-2, 2),
+    "frequency_penalty": (-2, 2),
 }
 # Field -> the setting that bounds how many entries it has.
 LISTS = {
@@ -34,7 +51,26 @@ LISTS = {
     "input": "max_messages",
     "tools": "max_tools",
     "bad_words": "max_tools",
+    "system": "max_messages",
+    "documents": "max_messages",
+    "include": "max_tools",
+    "logit_bias": "max_token_ids",
+    "stop_token_ids": "max_token_ids",
+    "allowed_token_ids": "max_token_ids",
+    "logprob_token_ids": "max_token_ids",
 }
+# Fields that name tokens of the model by their ids.
+TOKEN_IDS = ("logit_bias", "stop_token_ids", "allowed_token_ids", "logprob_token_ids")
+# Field -> the setting that bounds the length of each of its texts.
+TEXTS = {
+    "stop": "max_stop_chars",
+    "stop_sequences": "max_stop_chars",
+    "bad_words": "max_stop_chars",
+}
+# Texts that are as long as the body may be. All others name something.
+LONG = {"prompt", "text", "input", "instructions", "system", "question", "suffix"}
+# OpenAI's own limits of `metadata`: https://platform.openai.com/docs/api-reference/chat/create
+METADATA = (16, 64, 512)  # pairs, characters of a name and of a value
 # Field -> why no request may set it.
 FORBIDDEN = {
     "chat_template": "the template is the operator's",
@@ -96,9 +132,37 @@ def check(request: Mapping[str, Any], settings: Settings) -> None:
             raise InvalidRequest(f"'{field}' is not accepted from a request: {why}", field)
     _check_types(request)
     _check_sizes(request, settings)
+    _check_ranges(request)
+    _check_texts(request, settings)
+    _check_metadata(request.get("metadata"))
     _check_prompts(request.get("prompt"), settings)
     _check_template_kwargs(request.get("chat_template_kwargs"))
     _check_text_only(request)
+
+
+def check_ids(request: Mapping[str, Any], vocab_size: int | None) -> None:
+    """Refuse a token id that the model does not have. None: nobody knows which it has.
+
+    Raises:
+        InvalidRequest: naming the field and the id.
+    """
+    if vocab_size is None:
+        return
+    for field in TOKEN_IDS:
+        for number in _ids(request.get(field)):
+            if not 0 <= number < vocab_size:
+                raise InvalidRequest(
+                    f"'{field}' names token {number:.15g}; the model's are 0 to {vocab_size - 1}",
+                    field,
+                )
+
+
+def _ids(given: object) -> Iterator[float]:
+    """What of a list, or of an object's names, is a number; wrong types are vLLM's to refuse."""
+    for each in given if isinstance(given, list | dict) else ():
+        if isinstance(each, str | int | float):
+            with contextlib.suppress(ValueError):
+                yield float(each)
 
 
 def _check_types(request: Mapping[str, Any]) -> None:
@@ -114,8 +178,44 @@ def _check_sizes(request: Mapping[str, Any], settings: Settings) -> None:
             raise InvalidRequest(_over(field, f"{value:.15g}", limit, setting), field)
     for field, setting in LISTS.items():
         entries = request.get(field)
-        if isinstance(entries, list) and len(entries) > (limit := getattr(settings, setting)):
+        if isinstance(entries, list | dict) and len(entries) > (
+            limit := getattr(settings, setting)
+        ):
             raise InvalidRequest(_over(field, f"{len(entries)} entries", limit, setting), field)
+
+
+def _check_ranges(request: Mapping[str, Any]) -> None:
+    for field, (least, most) in RANGES.items():
+        value = _number(request.get(field))
+        if value > most or -math.inf < value < least:
+            raise InvalidRequest(
+                f"'{field}' is {value:.15g}; it must be between {least} and {most}", field
+            )
+
+
+def _check_texts(request: Mapping[str, Any], settings: Settings) -> None:
+    for field, value in request.items():
+        if field in LONG:
+            continue
+        setting = TEXTS.get(field, "max_field_chars")
+        limit = getattr(settings, setting)
+        for text in value if isinstance(value, list) else (value,):
+            if isinstance(text, str) and len(text) > limit:
+                raise InvalidRequest(
+                    _over(field[:64], f"{len(text)} characters", limit, setting), field[:64]
+                )
+
+
+def _check_metadata(metadata: object) -> None:
+    if not isinstance(metadata, dict):
+        return
+    pairs, name_chars, value_chars = METADATA
+    sizes = [(len(name), len(str(value))) for name, value in metadata.items()]
+    if len(sizes) > pairs or any(n > name_chars or v > value_chars for n, v in sizes):
+        raise InvalidRequest(
+            f"'metadata' takes {pairs} pairs, names of {name_chars} and values of {value_chars} characters",
+            "metadata",
+        )
 
 
 def _over(field: str, given: str, limit: int, setting: str) -> str:
@@ -135,7 +235,7 @@ def _number(value: object) -> float:
 def _check_prompts(prompt: object, settings: Settings) -> None:
     """A list of token ids is one prompt; a list of texts or of lists is as many as it has."""
     if not isinstance(prompt, list) or (prompt and isinstance(prompt[0], int)):
-        return
+        return  # vLLM refuses what does not fit the context before it looks at the ids
     if len(prompt) > settings.max_prompts:
         given = f"{len(prompt)} prompts"
         raise InvalidRequest(_over("prompt", given, settings.max_prompts, "max_prompts"), "prompt")
@@ -155,7 +255,7 @@ def _check_template_kwargs(kwargs: object) -> None:
 def _check_text_only(request: Mapping[str, Any]) -> None:
     for field in ("messages", "input", "system"):
         for kind in _part_types(request.get(field)):
-            if kind not in TEXT_PARTS:
+            if not isinstance(kind, str) or kind not in TEXT_PARTS:
                 raise InvalidRequest(
                     f"'{field}' has a part of type {kind!r}; this server takes text only", field
                 )

@@ -23,7 +23,9 @@ from gateway.errors import (
     from_validation,
     problem_body,
 )
-from gateway.routes.generate import GenerateRequest, canonical, generate_events
+from gateway.policy import bounds
+from gateway.policy.tenant import tenant_of
+from gateway.routes.generate import Caller, GenerateRequest, canonical, generate_events
 from gateway.routes.streams import Clock, Event, Events, answer, last
 from gateway.settings import Settings
 
@@ -82,6 +84,7 @@ class Batch:
 
         Raises:
             InvalidRequest: too many items, or a shared field that no item could use.
+            ModelNotFound: the shared model is not served.
         """
         limit = self.settings.max_batch_requests
         if len(self.items) > limit:
@@ -94,7 +97,9 @@ class Batch:
             raise InvalidRequest(
                 f"'{given[0]}' belongs into an item, not beside the list", given[0]
             )
-        _validated({"prompt": "-", **self.shared})
+        shared = _validated({"prompt": "-", **self.shared})
+        bounds.check(shared.model_dump(), self.settings)
+        self.fleet.find(shared.model, tenant_of(self.exchange.notes))
 
     async def events(self) -> Events:
         """`batch_generate.result` per item, as they finish; then `batch_generate.completed`."""
@@ -122,7 +127,8 @@ class Batch:
         problem: GatewayError
         try:
             body = self._item(index)
-            return index, await last(generate_events(self.fleet, self.settings, body, request_id))
+            who = Caller(request_id, self.exchange.notes, 1 / len(self.items))
+            return index, await last(generate_events(self.fleet, self.settings, body, who))
         except GatewayError as error:
             problem = error
         except Exception:  # never all-or-nothing: a defect in one item does not hurt the others

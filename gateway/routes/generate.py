@@ -4,10 +4,9 @@
 template. SGLang's `{text, sampling_params: {...}}` is accepted, so the route survives behind its routers.
 """
 
-import asyncio
-import math
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import Mapping
 from contextlib import aclosing
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Request
@@ -16,9 +15,13 @@ from starlette.responses import Response
 
 from gateway.asgi import Exchange
 from gateway.engines.fleet import Fleet
+from gateway.engines.slot import Seat
 from gateway.engines.types import Delta, Engine, Job, TokenIds
-from gateway.errors import DeadlineExceeded, InvalidRequest
+from gateway.errors import InvalidRequest
+from gateway.observability.spans import Branch, trace_of
 from gateway.policy import bounds
+from gateway.policy.asking import MAX_TIMEOUT_MS, asked_of
+from gateway.policy.deadline import within
 from gateway.routes.streams import Clock, Event, Events, answer
 from gateway.settings import Settings
 
@@ -43,7 +46,18 @@ class Sampling(BaseModel):
     frequency_penalty: float | None = Field(default=None, ge=-2, le=2)
     stop: str | list[str] = Field(default_factory=list)
     seed: int | None = Field(default=None, ge=-(2**63), lt=2**63)
-    priority: int = Field(default=0, ge=-1000, le=1000, description="Lower is earlier.")
+    priority: int = Field(
+        default=0,
+        ge=-1000,
+        le=1000,
+        description="Above 0: behind all others, as class `batch`. What the key allows is the limit.",
+    )
+    deadline_s: float | None = Field(
+        default=None,
+        gt=0,
+        le=MAX_TIMEOUT_MS // 1000,
+        description="Give up after so many seconds: 504, the work is aborted.",
+    )
 
     @field_validator("stop")
     @classmethod
@@ -55,7 +69,7 @@ class Sampling(BaseModel):
 
     def sampling(self) -> dict[str, Any]:
         """vLLM's names and values; only what was given."""
-        names = set(Sampling.model_fields) - {"do_sample", "priority", "stop"}
+        names = set(Sampling.model_fields) - {"do_sample", "priority", "deadline_s", "stop"}
         given = self.model_dump(include=names, exclude_none=True)
         if self.do_sample is False:
             given["temperature"] = 0.0
@@ -75,9 +89,6 @@ class GenerateRequest(Sampling):
     )
     n: int = Field(default=1, ge=1)
     logprobs: int | None = Field(default=None, ge=0)
-    deadline_s: float | None = Field(
-        default=None, gt=0, description="Give up after so many seconds: 504, the work is aborted."
-    )
     stream: bool = False
 
     @model_validator(mode="before")
@@ -112,62 +123,62 @@ async def generate(body: GenerateRequest, request: Request) -> Response:
     """Generate text. `stream: true` sends `generate.delta` events, then `generate.completed`."""
     state = request.app.state
     exchange: Exchange = request.scope["gateway.exchange"]
-    events = generate_events(state.fleet, state.settings, body, exchange.request_id)
+    who = Caller(exchange.request_id, exchange.notes)
+    events = generate_events(state.fleet, state.settings, body, who)
     return await answer(request, events, body.stream)
 
 
-async def generate_events(
-    fleet: Fleet, settings: Settings, body: GenerateRequest, request_id: str
-) -> Events:
+@dataclass(frozen=True)
+class Caller:
+    """Whose request it is. `notes` are the exchange's."""
+
+    request_id: str
+    notes: dict[str, Any]
+    part: float = 1.0  # of the call's body: one of how many requests in it
+
+
+def generate_events(fleet: Fleet, settings: Settings, body: GenerateRequest, who: Caller) -> Events:
     """`generate.delta` per piece, then `generate.completed` with the whole body."""
+    deadline = asked_of(who.notes).deadline(body.deadline_s)
+    return within(deadline, _events(fleet, settings, body, who))
+
+
+async def _events(fleet: Fleet, settings: Settings, body: GenerateRequest, who: Caller) -> Events:
     bounds.check(body.model_dump(), settings)
     clock = Clock()
-    with fleet.slot(body.model).use() as engine:
-        prompt = await rendered(engine, body.prompt, body.messages)
-        job = Job(
-            request_id=f"gen-{request_id}",
-            prompt=prompt,
-            max_tokens=room(
-                engine, len(prompt), body.max_tokens, "max_tokens" in body.model_fields_set
-            ),
-            sampling={**_sampling(body), "stop": body.stop},
-            priority=body.priority,
-            stream=body.stream,
-        )
-        tally = Tally(body.n)
-        async with aclosing(within(body.deadline_s, engine.generate(job))) as deltas:
-            async for delta in deltas:
-                tally.add(delta)
-                if body.stream and delta.text:
-                    yield Event("generate.delta", {"index": delta.index, "delta": delta.text})
-    head = {
-        "id": job.request_id,
-        "object": "generate.response",
-        "model": fleet.find(body.model).name,
-    }
-    whole = head | tally.body(len(prompt), clock.seconds())
+    ticket = asked_of(who.notes).ticket(body.priority, body.n, who.part)
+    async with fleet.seat(body.model, who.notes, ticket) as seat:
+        operation = "chat" if body.messages else "text_completion"
+        with trace_of(who.notes).inference(operation, seat.name, body) as call:
+            job = await _job(seat, body, who.request_id, call)
+            tally = Tally(body.n)
+            async with aclosing(seat.engine.generate(job)) as deltas:
+                async for delta in deltas:
+                    tally.add(delta)
+                    if body.stream and delta.text:
+                        yield Event("generate.delta", {"index": delta.index, "delta": delta.text})
+            tally.tell(call, len(job.prompt))
+    head = {"id": job.request_id, "object": "generate.response", "model": seat.name}
+    whole = head | tally.body(len(job.prompt), clock.seconds())
     yield Event("generate.completed", {"response": whole})
 
 
-async def within(
-    deadline_s: float | None, deltas: AsyncGenerator[Delta, None]
-) -> AsyncGenerator[Delta, None]:
-    """The deltas, as long as they come before the deadline.
-
-    Raises:
-        DeadlineExceeded: time ran out; the deltas' source is closed, which aborts the work.
-    """
-    ends = asyncio.get_running_loop().time() + (deadline_s or math.inf)
-    async with aclosing(deltas):
-        while True:
-            try:
-                async with asyncio.timeout_at(ends if deadline_s else None):
-                    delta = await anext(deltas, None)
-            except TimeoutError as error:
-                raise DeadlineExceeded(f"not done within {deadline_s} s", "deadline_s") from error
-            if delta is None:
-                return
-            yield delta
+async def _job(seat: Seat, body: GenerateRequest, request_id: str, call: Branch) -> Job:
+    engine = seat.engine
+    with call.child("render"):
+        prompt = await rendered(engine, body.prompt, body.messages)
+    explicit = "max_tokens" in body.model_fields_set
+    job = Job(
+        request_id=f"gen-{request_id}",
+        prompt=prompt,
+        max_tokens=room(engine, len(prompt), body.max_tokens, explicit),
+        sampling={**_sampling(body), "stop": body.stop},
+        priority=seat.priority,
+        stream=body.stream,
+        trace=call.headers(),
+    )
+    call.note({"gateway.engine_request": job.request_id})
+    return job
 
 
 def _sampling(body: GenerateRequest) -> dict[str, Any]:
@@ -238,6 +249,12 @@ class Tally:
         self.reasons[delta.index] = delta.finish_reason
         self.logprobs[delta.index].extend(logprob_rows(delta))
         self.cached = delta.cached_tokens
+
+    def tell(self, call: Branch, n_prompt: int) -> None:
+        """The trace's span of the generation."""
+        used = {"prompt": n_prompt, "cached": self.cached, "output": sum(self.tokens)}
+        call.answered(used, self.reasons)
+        call.said(self.texts)
 
     def body(self, n_prompt: int, seconds: float) -> dict[str, Any]:
         """`text` and `finish_reason` of the first; all of them in `choices`."""

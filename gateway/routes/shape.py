@@ -53,7 +53,10 @@ class Shape:
         self.body += message.get("body", b"")
         if message.get("more_body"):
             return
-        body = orjson.dumps(self._answer(orjson.loads(self.body)))
+        told = orjson.loads(self.body)
+        if not isinstance(told, dict):  # the caller has left, and vLLM's handler returned nothing
+            return
+        body = orjson.dumps(self._answer(told))
         MutableHeaders(scope=self.held)["content-length"] = str(len(body))
         await self.send(self.held)
         await self.send({"type": "http.response.body", "body": body})
@@ -89,7 +92,16 @@ class Shape:
             self._tell(body)
             if self.plan.hidden:
                 _empty_thoughts(body.get("output") or body.get("content") or [])
+        self._count(body)
         return body
+
+    def _count(self, body: Body) -> None:
+        """The thoughts' tokens as the engine drew them; vLLM counts them from the text that it shows."""
+        told = [choice["index"] for choice in body.get("choices") or ()]  # none: of all of them
+        runs = [run for index, run in enumerate(self.plan.runs) if not told or index in told]
+        for name in ("completion_tokens_details", "output_tokens_details"):
+            if runs and (details := (body.get("usage") or {}).get(name)):
+                details["reasoning_tokens"] = sum(len(run.thought.ids) for run in runs)
 
     def _tell(self, place: Body, index: int = 0) -> None:
         if index < len(self.plan.runs):
@@ -125,10 +137,12 @@ class Shape:
                 choice.pop("logprobs", None)
                 choice.pop("token_ids", None)
             told = told or bool(choice["delta"]) or bool(choice.get("finish_reason"))
+        self._count(body)
         return body if told or body.get("usage") else None
 
     def response_ended(self, body: Body) -> Body:
         self._tell(body["response"])
+        self._count(body["response"])
         if self.plan.hidden:
             _empty_thoughts(body["response"].get("output", []))
         return body
@@ -169,6 +183,7 @@ def _empty_thoughts(parts: list[Body]) -> None:
 # Only frames with one of these are looked into.
 SIGNS = (
     b'"reasoning"',
+    b'"reasoning_tokens"',
     b'"finish_reason":"',
     b"response.completed",
     b"response.incomplete",

@@ -119,7 +119,7 @@ class EventStream(Response):
             return await anext(self.events, None)
         except GatewayError as error:
             exchange: Exchange = scope["gateway.exchange"]
-            exchange.notes["failed"] = error.code
+            exchange.notes["failed"] = error
             problem = problem_body(error, scope["path"], exchange.request_id)
             return Event(f"{before.type.split('.')[0]}.failed", {"response": problem})
 
@@ -134,6 +134,8 @@ def note_usage(scope: Scope, body: dict[str, Any]) -> None:
     exchange.notes["usage"] = body.get("usage", {})
     if "reasoning" in body:
         exchange.notes["thinking"] = body["reasoning"]
+    if "confidence" in body:
+        exchange.notes["confidence"] = body["confidence"]["score"]
 
 
 class Clock:

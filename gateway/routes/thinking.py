@@ -5,7 +5,7 @@ docs/thinking.md tells callers about depth, budget, checks, confidence and sampl
 
 import time
 from contextlib import aclosing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from fastapi import APIRouter, Request
@@ -13,9 +13,14 @@ from pydantic import AliasChoices, Field, model_validator
 from starlette.responses import Response
 
 from gateway.asgi import Exchange
-from gateway.engines.fleet import Fleet, ServedModel
-from gateway.engines.types import Engine
+from gateway.engines.fleet import Fleet
+from gateway.engines.slot import Seat, Slot
+from gateway.observability.spans import trace_of
 from gateway.policy import bounds
+from gateway.policy.asking import asked_of
+from gateway.policy.deadline import Deadline, thinking_within, within
+from gateway.policy.tenant import tenant_of
+from gateway.routes.binding import Binding
 from gateway.routes.generate import Messages, Sampling, room
 from gateway.routes.streams import Clock, Event, Events, answer
 from gateway.routes.thinking_body import sample_row, shown_reasoning, whole
@@ -92,7 +97,7 @@ async def thinking(body: ThinkRequest, request: Request) -> Response:
     """Think, then answer. `stream: true` sends `thinking.*` events, the last with this body."""
     state = request.app.state
     exchange: Exchange = request.scope["gateway.exchange"]
-    call = Call(body, state.fleet, state.settings, state.running, exchange.request_id)
+    call = Call(body, state.fleet, state.settings, state.running, exchange)
     return await answer(request, call.events(), body.stream)
 
 
@@ -100,10 +105,11 @@ async def thinking(body: ThinkRequest, request: Request) -> Response:
 async def answer_now(request_id: str, request: Request) -> dict[str, str]:
     """End the thinking of a running request of any route; it answers from what it has."""
     running: Running = request.app.state.running
+    exchange: Exchange = request.scope["gateway.exchange"]
     return {
         "id": request_id,
         "object": "thinking.answer_now",
-        "phase": running.answer_now(request_id),
+        "phase": running.answer_now(request_id, tenant_of(exchange.notes).name),
     }
 
 
@@ -115,43 +121,69 @@ class Call:
     fleet: Fleet
     settings: Settings
     running: Running
-    request_id: str
+    exchange: Exchange
+    begun: set[int] = field(default_factory=set)  # samples whose thought has begun
 
-    async def events(self) -> Events:
+    @property
+    def request_id(self) -> str:
+        return self.exchange.request_id
+
+    def events(self) -> Events:
         """`thinking.created`, reasoning, answer, ... then `thinking.completed` with the whole body."""
+        deadline = asked_of(self.exchange.notes).deadline(self.body.deadline_s)
+        return within(deadline, self._events(deadline))
+
+    async def _events(self, deadline: Deadline | None) -> Events:
         body, settings = self.body, self.settings
-        bounds.check(body.model_dump(by_alias=True), settings)
+        asked = body.model_dump(by_alias=True)
+        bounds.check(asked, settings)
+        binding = Binding(asked, settings)
         clock = Clock()
-        model = self.fleet.find(body.model)
+        tenant = tenant_of(self.exchange.notes)
+        model = self.fleet.find(body.model, tenant)
         wanted = body.max_tokens or model.profile.thinking_max_tokens
         plan = effort.read(
             {**body.model_dump(exclude_none=True), "max_tokens": wanted},
-            settings.thinking_frame(effort.MEDIUM),
+            settings.thinking_frame(effort.MEDIUM, tenant.limits.max_thinking),
         )
         head: dict[str, Any] = {
             "id": f"think-{self.request_id}",
             "object": "thinking.response",
             "created": int(time.time()),
-            "model": model.name,
+            "model": body.model or model.name,
         }
-        with self.fleet.slot(body.model).use() as engine:
-            samples = await self._samples(engine, plan, wanted)
-            plan.begin(sample.run for sample in samples)
-            created: Event | None = Event("thinking.created", dict(head))
-            with self.running.registered(self.request_id, plan):
-                async with aclosing(self._run(samples, model)) as events:
+        ticket = asked_of(self.exchange.notes).ticket(body.priority, body.samples)
+        self.exchange.notes["model"] = (
+            model.name
+        )  # also of a request that is refused for its grammar
+        await binding.before(model)
+        async with self.fleet.seat(body.model, self.exchange.notes, ticket) as seat:
+            await binding.tried_by(seat.slot)
+            forced = len(seat.engine.dialect.phrase)
+            with (
+                trace_of(self.exchange.notes).inference("chat", seat.name, body) as plan.trace,
+                thinking_within(deadline, plan, model.admission.speed, forced),
+                self.running.registered(self.request_id, plan, tenant.name),
+            ):
+                samples = await self._samples(seat, plan, wanted)
+                plan.begin(sample.run for sample in samples)
+                self.exchange.notes["plan"] = plan
+                created: Event | None = Event("thinking.created", dict(head))
+                async with aclosing(self._run(samples, seat.slot)) as events:
                     async for event in events:
                         if created is not None:  # not before the engine has taken it
                             yield created
                             created = None
                         if "response" in event.data:
+                            _tell(plan, event.data["response"])
                             timed = _timed(event.data["response"], clock.seconds())
                             event = Event(event.type, {"response": head | timed})
                         yield event
 
-    async def _samples(self, engine: Engine, plan: effort.Plan, wanted: int) -> list[Sample]:
-        body = self.body
-        prompt = await engine.render_chat(body.conversation(), thinking=plan.thinks)
+    async def _samples(self, seat: Seat, plan: effort.Plan, wanted: int) -> list[Sample]:
+        body, engine = self.body, seat.engine
+        with plan.trace.child("render"):
+            prompt = await engine.render_chat(body.conversation(), thinking=plan.thinks)
         sampling = body.sampling() | {"stop": body.stop}
         top_k = TOP_K_EXIT if body.early_exit == "logprob" else TOP_K
         measured = body.confidence != "off" or body.early_exit == "logprob"
@@ -170,16 +202,17 @@ class Call:
             sampling=sampling,
             context=engine.limits.max_model_len,
             apart=bool(body.stop) or body.response_format is not None,
-            priority=body.priority,
+            priority=seat.priority,
             stream=body.stream,
             early_exit=body.early_exit,
             changes={"flat_logprobs": True} if measured else {},
+            trace=plan.trace,
         )
         requests = [_sibling(request, index, body.samples) for index in range(body.samples)]
         runs = [ThinkingRun(engine, sibling) for sibling in requests]
         return [Sample(i, run, top_k if measured else None) for i, run in enumerate(runs)]
 
-    async def _run(self, samples: list[Sample], model: ServedModel) -> Events:
+    async def _run(self, samples: list[Sample], slot: Slot) -> Events:
         if len(samples) == 1:
             chosen, agreement = samples[0], None
             async with aclosing(self._single(chosen)) as events:
@@ -197,7 +230,7 @@ class Call:
         if self.body.confidence == "full":
             chosen.p_true = await p_true(chosen.run)
         yield Event("thinking.answer.done", {"answer_source": out.answer_source})
-        body = whole(self.body, samples, chosen, (model.calibration, agreement))
+        body = whole(self.body, samples, chosen, (slot.facts.calibration, agreement))
         for name in ("validation", "confidence"):
             if name in body:
                 yield Event(f"thinking.{name}", {name: body[name]})
@@ -237,7 +270,9 @@ class Call:
             data = {"sample_index": sample.index, "delta": text}
             events.append(Event("thinking.reasoning.delta", data))
         thought = sample.run.thought
-        if len(thought.ids) % PROGRESS_EVERY == 0:
+        first = sample.index not in self.begun  # its budget, before the first 64 tokens are through
+        self.begun.add(sample.index)
+        if first or len(thought.ids) % PROGRESS_EVERY == 0:
             data = {
                 "sample_index": sample.index,
                 "tokens": len(thought.ids),
@@ -265,6 +300,19 @@ def _sibling(request: ThinkingRequest, index: int, n: int) -> ThinkingRequest:
         sampling["seed"] += index
     name = f"{request.request_id}-s{index}"
     return replace(request, request_id=name, sampling=sampling)
+
+
+def _tell(plan: effort.Plan, body: dict[str, Any]) -> None:
+    """The trace's span of the generation."""
+    used = body["usage"]
+    told = {
+        "prompt": used["prompt_tokens"],
+        "cached": used["prompt_tokens_details"]["cached_tokens"],
+        "thinking": used["completion_tokens_details"]["reasoning_tokens"],
+        "output": used["completion_tokens"],
+    }
+    plan.trace.answered(told, [run.outcome.finish_reason for run in plan.runs])
+    plan.trace.said([body["answer"]])
 
 
 def _timed(body: dict[str, Any], seconds: float) -> dict[str, Any]:

@@ -57,10 +57,19 @@ def plan(wish: Wish, total: int, forced: int) -> Budget:
     `forced` is the length of the phrase that ends a thought early. An explicit budget beats the level,
     the ceiling beats both.
     """
-    reserve = min(max(MIN_RESERVE, math.ceil(total / 4)), MAX_RESERVE, max(1, total // 2))
+    reserve = _reserve(total)
     depth = DEPTHS[wish.level]
     by_depth = min(depth.cap, int(depth.share * total))
     wanted = by_depth if wish.explicit is None or wish.level == 0 else wish.explicit
-    room = max(0, total - reserve - forced) if total >= MIN_TOTAL else 0
+    room = fitting(total, forced)
     applied = min(wanted, room, wanted if wish.ceiling is None else wish.ceiling)
     return Budget(wish.explicit, applied, applied < wanted, reserve)
+
+
+def fitting(total: int, forced: int) -> int:
+    """The longest thought that leaves room for its answer in so many tokens."""
+    return max(0, total - _reserve(total) - forced) if total >= MIN_TOTAL else 0
+
+
+def _reserve(total: int) -> int:
+    return min(max(MIN_RESERVE, math.ceil(total / 4)), MAX_RESERVE, max(1, total // 2))

@@ -45,6 +45,7 @@ ENDS = {
     "budget": ("warn", "the thought was cut at its budget"),
     "eos": ("warn", "the model ended its turn inside the thought"),
     "answer_now": ("warn", "the caller asked for the answer"),
+    "deadline": ("warn", "the request's time was nearly over"),
     "early_exit": ("warn", "the thought was ended early because the model was ready"),
     "loop": ("fail", "the thought went round in circles and was cut"),
     "skipped": ("skip", "there was no thought"),

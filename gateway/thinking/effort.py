@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from gateway.errors import InvalidRequest
+from gateway.observability.spans import Branch
 from gateway.thinking.budget import DEPTHS, MIN_TOTAL, NAMES
 
 if TYPE_CHECKING:
@@ -38,19 +39,20 @@ class Plan:
     ceiling: int | None = None
     hidden: bool = False  # the caller does not want to see the thought
     thinks: bool = False  # there is room for a thought and it is wanted
-    hurried: bool = False  # told to answer now, perhaps before it began
+    hurried: str | None = None  # why it is to answer now; perhaps told before it began
     runs: list["ThinkingRun"] = field(default_factory=list)
+    trace: Branch = field(default_factory=Branch)  # where its phases are told
 
     def begin(self, runs: Iterable["ThinkingRun"]) -> None:
         """Take over the runs; a request told to answer before it began does not think."""
         self.runs.extend(runs)
-        if self.hurried:
-            self.answer_now()
+        if self.hurried is not None:
+            self.answer_now(self.hurried)
 
-    def answer_now(self) -> str:
+    def answer_now(self, why: str = "answer_now") -> str:
         """End every thought. Returns the phase: waiting, thinking, answering or done."""
-        self.hurried = True
-        phases = [run.answer_now() for run in self.runs]
+        self.hurried = why
+        phases = [run.answer_now(why) for run in self.runs]
         return "thinking" if "thinking" in phases else next(iter(phases), "waiting")
 
 

@@ -2,6 +2,7 @@
 
 import math
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Any
 
 from gateway.engines.types import Job, Source, TokenIds
@@ -47,8 +48,14 @@ class Probe:
         }
         prompt = (*self.job.prompt, *thought, *self.dialect.encode(TRIAL))
         name = f"{self.job.request_id}-probe{self.trials}"
-        job = Job(
-            name, prompt, TRIAL_TOKENS, self.job.sampling, self.job.priority, False, changes=changes
+        job = replace(
+            self.job,
+            request_id=name,
+            prompt=prompt,
+            max_tokens=TRIAL_TOKENS,
+            stream=False,
+            reasoning_ended=None,
+            changes=changes,
         )
         drawn: list[float] = []
         text = ""

@@ -35,6 +35,7 @@ async def p_true(run: ThinkingRun) -> float | None:
         request.priority,
         stream=False,
         changes=changes,
+        trace=request.trace.headers(),
     )
     async with aclosing(run.source.generate(job)) as deltas:
         async for delta in deltas:

@@ -10,15 +10,18 @@ no answer (vLLM #55382); docs/adr/0007-two-phase-thinking.md has the rest.
 """
 
 import re
+import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from gateway.engines.types import Delta, Job, Source, TokenIds
-from gateway.errors import EngineUnavailable, NoAnswer
+from gateway.errors import NoAnswer
+from gateway.observability.spans import OFF, Branch
 from gateway.thinking.budget import Budget, Wish, plan
 from gateway.thinking.dialect import CLOSE, TOOL_CALL
+from gateway.thinking.phases import RunPhases
 from gateway.thinking.probe import Probe
 from gateway.thinking.thought import Cut, Thought
 
@@ -26,7 +29,6 @@ FORBID = -100.0  # as a logit bias: never
 CLOSED_BY_MODEL = ("natural", "tool_call")
 MARKS = re.compile(r"</?think>")
 FRONT = re.compile(r"\A(?:\s|</?think>)+")  # of an answer
-GAVE_UP = ("abort", "error")  # the engine's own finish reasons
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +52,7 @@ class Request:
     stream: bool = True
     early_exit: str = "off"  # off | logprob | probe
     changes: Mapping[str, Any] = field(default_factory=dict)  # to each engine request
+    trace: Branch = OFF  # where its phases are told
     strip: bool = True  # white space before the answer is the template's, not the answer's
 
 
@@ -107,16 +110,18 @@ class ThinkingRun:
         self.thought = Thought(
             self.dialect, budget.applied, source.looping, request.early_exit == "logprob"
         )
+        self.answer_at: float | None = None  # of what can be seen; seconds on `time.perf_counter`
         self._probe: Probe | None = None
         self._before: TokenIds = ()  # what stands in front of the answer
         self._answered: list[int] = []  # the answer's tokens
         self._shown = False  # something of the answer could be seen
         self._over = False  # the thinking request has nothing more to give
         self._waiting: list[Piece] = []  # of the answer, nothing to be seen yet
+        self._phases = RunPhases(request)
 
-    def answer_now(self) -> str:
+    def answer_now(self, why: str = "answer_now") -> str:
         """End the thought at its next token; in the answer it changes nothing. Returns the phase."""
-        self.thought.interrupt = "answer_now"
+        self.thought.interrupt = why
         return self.phase
 
     def transcript(self) -> TokenIds:
@@ -130,23 +135,26 @@ class ThinkingRun:
             NoAnswer: nothing that can be seen came, and there is no thought to take it from.
         """
         out = self.outcome
-        behind = self.prompt
-        if out.budget.applied > 0 and self.thought.interrupt is None:
-            self.phase = "thinking"
-            async with aclosing(self._think()) as pieces:
-                async for piece in pieces:
-                    yield piece
-            behind = self._behind_thought()
-        else:
-            behind = self._without_thought()
-        self._before = behind
-        self.phase = "answering"
-        if not self._shown:
-            if self.request.thinks and out.end_reason not in CLOSED_BY_MODEL:
-                yield Piece("close", CLOSE, self.dialect.close)
-            async with aclosing(self._answer(behind)) as pieces:
-                async for piece in pieces:
-                    yield piece
+        with self._phases:
+            if out.budget.applied > 0 and self.thought.interrupt is None:
+                self.phase = "thinking"
+                self._phases.begin("think")
+                async with aclosing(self._think()) as pieces:
+                    async for piece in pieces:
+                        yield piece
+                behind = self._behind_thought()
+            else:
+                behind = self._without_thought()
+            self._before = behind
+            self.phase = "answering"
+            self._phases.closed(out)
+            if not self._shown:
+                if self.request.thinks and out.end_reason not in CLOSED_BY_MODEL:
+                    yield Piece("close", CLOSE, self.dialect.close)
+                async with aclosing(self._answer(behind)) as pieces:
+                    async for piece in pieces:
+                        yield piece
+            self._phases.answered(out)
         self.phase = "done"
 
     def _open(self) -> TokenIds:
@@ -164,7 +172,6 @@ class ThinkingRun:
             self._probe = Probe(self.source, job)
         async with aclosing(self.source.generate(job)) as deltas:
             async for delta in deltas:
-                _refuse_failure(delta)
                 if self.phase == "answering":
                     pieces = self._show(delta)
                 else:
@@ -217,6 +224,7 @@ class ThinkingRun:
         if self._probe is not None:
             out.probe_tokens, out.probe_trials = self._probe.tokens, self._probe.trials
         self._over = out.forced or self.request.apart
+        self._phases.thought(out)
 
     def _behind_thought(self) -> TokenIds:
         """The prompt of the answer: what was thought, closed."""
@@ -237,7 +245,7 @@ class ThinkingRun:
         """A thought that the template opened is closed at once."""
         out = self.outcome
         if self.thought.interrupt is not None and out.budget.applied > 0:
-            out.end_reason, out.forced = "answer_now", True
+            out.end_reason, out.forced = self.thought.interrupt, True
         fits = len(self.prompt) + len(self.dialect.empty) < self.request.context
         if not self.dialect.opened(self.prompt) or not fits:
             return self.prompt
@@ -257,7 +265,6 @@ class ThinkingRun:
             self.outcome.engine_requests += 1
             async with aclosing(self.source.generate(job)) as deltas:
                 async for delta in deltas:
-                    _refuse_failure(delta)
                     self._note_cached(delta)
                     for piece in self._show(delta):
                         yield piece
@@ -281,7 +288,7 @@ class ThinkingRun:
             self._waiting.append(piece)
             if not _visible("".join(waiting.text for waiting in self._waiting)):
                 return []
-            self._shown = True
+            self._shown, self.answer_at = True, time.perf_counter()
             piece = _merged(self._waiting, self.dialect.marks if self.request.strip else None)
         self._answered.extend(piece.token_ids)
         out.answer += piece.text
@@ -347,12 +354,8 @@ class ThinkingRun:
             request.priority,
             stream=request.stream or phase == "think",
             changes={**request.changes, **changes},
+            trace=request.trace.headers(),
         )
-
-
-def _refuse_failure(delta: Delta) -> None:
-    if delta.finish_reason in GAVE_UP:
-        raise EngineUnavailable("the engine gave up on the request; try again", retry_after_s=1)
 
 
 def _mark(reason: str, delta: Delta, cut: Cut) -> Piece:

@@ -11,32 +11,36 @@ PREFIXES = ("think-", "chatcmpl-", "resp_", "msg_")
 
 
 class Running:
-    """Registered plans. An id is the `X-Request-Id`, or the id in the body."""
+    """Registered plans. An id is the `X-Request-Id`, or the id in the body; each tenant has its own."""
 
     def __init__(self) -> None:
-        self._plans: dict[str, Plan] = {}
+        self._plans: dict[tuple[str, str], Plan] = {}
 
     @contextlib.contextmanager
-    def registered(self, request_id: str, plan: Plan) -> Iterator[None]:
+    def registered(self, request_id: str, plan: Plan, tenant: str = "") -> Iterator[None]:
         """While it lasts the plan can be found, and is that of the requests made inside."""
-        self._plans[request_id] = plan
+        key = (tenant, request_id)
+        self._plans[key] = plan
         token = PLAN.set(plan)
         try:
             yield
         finally:
             PLAN.reset(token)
-            if self._plans.get(request_id) is plan:
-                del self._plans[request_id]
+            if self._plans.get(key) is plan:
+                del self._plans[key]
 
-    def answer_now(self, request_id: str) -> str:
+    def __iter__(self) -> Iterator[Plan]:
+        return iter(tuple(self._plans.values()))
+
+    def answer_now(self, request_id: str, tenant: str = "") -> str:
         """End the thought of a running request. Returns its phase: waiting, thinking, answering or done.
 
         Raises:
-            NotFound: no such request runs (it may have ended).
+            NotFound: no such request of that tenant runs (it may have ended).
         """
-        plan = self._plans.get(request_id)
+        plan = self._plans.get((tenant, request_id))
         for prefix in PREFIXES:
-            plan = plan or self._plans.get(request_id.removeprefix(prefix))
+            plan = plan or self._plans.get((tenant, request_id.removeprefix(prefix)))
         if plan is None:
             raise NotFound(f"no request {request_id} is thinking; it may have ended")
         return plan.answer_now()

@@ -1,0 +1,1 @@
+"""`gateway deploy`: prerequisites, files, service, validation; whatever fails is put back as it was."""

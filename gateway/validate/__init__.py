@@ -1,0 +1,1 @@
+"""`gateway validate`: does a running gateway answer as documented, and how fast?"""
