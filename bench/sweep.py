@@ -113,7 +113,7 @@ async def ask(client: httpx.AsyncClient, case: Case, model: str) -> Got:
     if response.status_code != 200:
         got.error = response.text[:200]
     elif case.stream:
-        lines = response.text.splitlines()
+        lines = response.text.split("\n")  # stock vLLM's JSON may hold U+2028
         data = [line[6:] for line in lines if line.startswith("data: {")]
         READ_STREAM[case.route](got, [json.loads(line) for line in data])
     else:
