@@ -1,4 +1,4 @@
-"""An engine that follows a script, and a hand-made connection.
+"""An engine that follows a script, and gateways over such engines.
 
 The service tests drive the real engine. This one is for the edges in time that a real engine cannot hit
 on demand: death in the answer's phase, a hang-up between two tokens, sixteen jobs inside at once.
@@ -10,7 +10,7 @@ import json
 import os
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +22,24 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
-from starlette.types import ASGIApp, Message, Scope
+from starlette.types import ASGIApp
 
 from engine_config.profile import FolderModel, Profile
-from gateway.app import create_app
-from gateway.engines.fleet import Fleet, ServedModel, Slot, State
+from gateway.app import create_admin_app, create_app
+from gateway.engines.catalogue import Catalogue
+from gateway.engines.fleet import Fleet
+from gateway.engines.served import ServedModel
+from gateway.engines.slot import Facts, Slot
+from gateway.engines.switch import Tools
+from gateway.engines.switcher import Switcher
 from gateway.engines.types import Delta, Job, Limits, TokenIds
-from gateway.errors import InvalidRequest
+from gateway.errors import InvalidRequest, ModelNotFound
 from gateway.observability.figures import Figures
+from gateway.reload import Reloader
 from gateway.settings import Settings
+from gateway.tenancy import Tenancy
 from gateway.thinking.dialect import Dialect
+from tests.drawn import drawing
 
 PATIENCE_S = 10  # a bound for tests that would hang; nothing is measured with it
 
@@ -55,11 +63,6 @@ def text_of(ids: Sequence[int]) -> str:
     return text
 
 
-def letters(text: str) -> TokenIds:
-    """Token ids of a vocabulary that knows no marks."""
-    return tuple(map(ord, text))
-
-
 def octets(text: str) -> TokenIds:
     """One token per UTF-8 byte and per mark, so that a cut can tear a character apart."""
     parts = re.split(f"({'|'.join(MARKS)})", text)
@@ -79,7 +82,8 @@ def text_of_octets(ids: Sequence[int]) -> str:
 
 
 KNOWS_MARKS = Dialect(tokens, text_of, VOCABULARY)
-PLAIN_TEXT = Dialect(letters, lambda ids: "".join(map(chr, ids)), 0xD800)
+# A vocabulary that knows no marks.
+PLAIN_TEXT = Dialect(lambda text: tuple(map(ord, text)), lambda ids: "".join(map(chr, ids)), 0xD800)
 OCTETS = Dialect(octets, text_of_octets, 259)
 DIALECTS = {"marks are tokens": KNOWS_MARKS, "marks are text": PLAIN_TEXT, "bytes": OCTETS}
 
@@ -125,23 +129,29 @@ class ScriptedEngine:
         self.loops = False  # what `looping` says
         self.script: Callable[[Job], Script] = lambda job: Script()
         self.opens_thought = False  # as a template that ends in <think> does
-        self.limits = Limits(max_model_len=context, max_num_seqs=16)
-        self.device = "cpu"
+        self.limits = Limits(max_model_len=context, max_num_seqs=16, max_batched_tokens=2048)
+        self.device, self.format = "cpu", "bfloat16"
+        self.free = 2**40  # bytes
+        self.weights: list[Path] = []  # that were put in place
+        self.adapters: dict[str, Path] = {}
+        self.reload_failures: list[Exception] = []  # raised by the next `reload_weights`
+        self.reload_gate: asyncio.Event | None = None  # waited for where none is raised
         self.registry = CollectorRegistry()
         labels = ("model_name",)
         counted = Counter("vllm:prompt_tokens", "As vLLM has it.", labels, registry=self.registry)
         self.prompt_tokens = counted.labels(name)
         self.app: ASGIApp = Starlette(routes=[Route("/{path:path}", self._openai, methods=METHODS)])
         self.bodies: list[bytes] = []  # that reached `app`
+        self.contexts: list[str] = []  # trace contexts that did
         self.jobs: list[Job] = []
+        self.grammars: list[Mapping[str, Any]] = []  # that were to be tried
         self.running: set[str] = set()
         self.aborted: list[str] = []  # request ids of generators closed early, clean-up done
-        self.crowd = 1
-        self.crowded = asyncio.Event()  # `crowd` jobs are inside at once
+        self.crowd, self.crowded = 1, asyncio.Event()  # `crowd` jobs are inside at once
         self.is_dead = False
         self.silence_s = 0.0
-        self.kills = 0
-        self.closes = 0
+        self.stepped: Callable[[], None] = lambda: None
+        self.kills = self.closes = 0
 
     async def render_text(self, text: str) -> TokenIds:
         if len(text) > self.limits.max_model_len:
@@ -160,6 +170,7 @@ class ScriptedEngine:
 
     async def generate(self, job: Job) -> AsyncGenerator[Delta, None]:
         script = self.script(job)
+        drawn = drawing(len(job.prompt), script.cached, name=job.request_id)
         self.jobs.append(job)
         self.running.add(job.request_id)
         if len(self.running) >= self.crowd:
@@ -167,6 +178,8 @@ class ScriptedEngine:
         try:
             for step in range(len(script.texts)):
                 await _before(step, script)
+                drawn.draw(len(script.tokens(self.dialect, step)) * job.sampling.get("n", 1))
+                self.stepped()
                 for index in range(job.sampling.get("n", 1) if job.stream else 0):
                     yield self._delta(script, range(step, step + 1), index)
             await _before(len(script.texts), script)
@@ -196,6 +209,9 @@ class ScriptedEngine:
             logprobs=script.logprobs and script.logprobs[done : done + len(ids)],
         )
 
+    async def check_grammar(self, specs: Sequence[Mapping[str, Any]], limit_s: float) -> None:
+        self.grammars.extend(specs)
+
     async def model_card(self) -> dict[str, Any]:
         return {"id": self.name, "object": "model", "root": self.name}
 
@@ -208,9 +224,36 @@ class ScriptedEngine:
     def silent_s(self) -> float:
         return self.silence_s
 
+    def watch_steps(self, tell: Callable[[], None]) -> None:
+        self.stepped = tell
+
     def kill(self) -> None:
         self.kills += 1
         self.is_dead = True
+
+    def free_memory(self) -> int:
+        return self.free
+
+    async def reload_weights(self, location: Path) -> None:
+        if self.reload_failures:
+            raise self.reload_failures.pop(0)
+        if self.reload_gate is not None:
+            await self.reload_gate.wait()
+        self.weights.append(location)
+
+    async def load_adapter(self, name: str, path: Path) -> None:
+        self.adapters[name] = path
+
+    async def unload_adapter(self, name: str) -> None:
+        del self.adapters[name]
+
+    def has_adapter(self, name: str) -> bool:
+        return name in self.adapters
+
+    def adapted(self, name: str) -> "ScriptedEngine":
+        if name not in self.adapters:
+            raise ModelNotFound(f"adapter '{name}' is not loaded", "model")
+        return self
 
     async def aclose(self) -> None:
         self.closes += 1
@@ -219,6 +262,8 @@ class ScriptedEngine:
         """Echoes; `x-scripted: stream|error|boom|wait` asks for something else."""
         body = await request.body()
         self.bodies.append(body)
+        self.contexts.append(request.headers.get("traceparent", ""))
+        drawing(*OPENAI_COST)
         wanted = request.headers.get("x-scripted")
         if wanted == "stream":
             return StreamingResponse(_frames(), media_type="text/event-stream")
@@ -246,6 +291,7 @@ def said(
 
 
 METHODS = ["GET", "POST"]
+OPENAI_COST = (7, 2, 3)  # prompt, cached, output: what each call of `app` draws
 
 
 async def _before(step: int, script: Script) -> None:
@@ -266,13 +312,16 @@ def engine_error(path: str) -> dict[str, Any]:
     return {"type": "error", "error": told} if path == "/v1/messages" else {"error": told}
 
 
+QUIET = {"_env_file": None, "usage_url": "off", "audit_log": "off"}
+
+
 def make_settings(**values: Any) -> Settings:
     """Settings that no environment and no .env file has touched."""
     with pytest.MonkeyPatch.context() as patch:
         for name in [name for name in os.environ if name.startswith("GATEWAY_")]:
             patch.delenv(name)
         patch.chdir(Path(__file__).parent)  # where no .env is
-        return Settings(**{"_env_file": None, **values})
+        return Settings(**{**QUIET, **values})
 
 
 def make_profile(served_as: str) -> Profile:
@@ -288,6 +337,7 @@ class Gateway:
     settings: Settings
     fleet: Fleet
     figures: Figures
+    tenancy: Tenancy
     app: FastAPI
     client: httpx.AsyncClient
 
@@ -297,15 +347,30 @@ class Gateway:
 
 
 def client_of(app: ASGIApp) -> httpx.AsyncClient:
-    return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://gateway")
+    return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost")
 
 
 def make_gateway(*engines: ScriptedEngine, **values: Any) -> Gateway:
     settings = make_settings(**values)
     models = [_served(engine, settings) for engine in engines]
-    fleet, figures = Fleet(models, settings), Figures()
-    app = create_app(settings, fleet, figures)
-    return Gateway(engines, settings, fleet, figures, app, client_of(app))
+    fleet, figures = Fleet(models, settings), Figures(settings.metrics_tenants)
+    tenancy = Tenancy.of(settings, figures.registry)
+    app = create_app(settings, fleet, figures, tenancy)
+    return Gateway(engines, settings, fleet, figures, tenancy, app, client_of(app))
+
+
+def make_admin(gateway: Gateway, *profiles: Profile) -> FastAPI:
+    """The admin app; its models may be switched to these profiles, which nothing needs."""
+    catalogue = Catalogue(gateway.settings)
+    catalogue.adopt({profile.name: profile for profile in profiles}, {})
+    tools = Tools(
+        locate=lambda profile, tell: Path("nowhere"),
+        footprint=lambda profile, where: 1,
+        check=lambda profile, where: None,
+    )
+    switcher = Switcher(gateway.fleet, catalogue, tools)
+    reloader = Reloader(gateway.settings, gateway.fleet, catalogue, gateway.tenancy.keyring)
+    return create_admin_app(gateway.fleet, gateway.figures, switcher, reloader, gateway.tenancy)
 
 
 def make_app(engine: ScriptedEngine, **values: Any) -> httpx.AsyncClient:
@@ -313,78 +378,20 @@ def make_app(engine: ScriptedEngine, **values: Any) -> httpx.AsyncClient:
 
 
 def _served(engine: ScriptedEngine, settings: Settings) -> ServedModel:
-    async def opener(profile: Profile, location: Path | str) -> ScriptedEngine:
+    async def opener(
+        profile: Profile, location: Path | str, cores: str | None = None
+    ) -> ScriptedEngine:
         return engine
 
     model = ServedModel(make_profile(engine.name), "nowhere", opener, settings)
-    model.slot, model.state = Slot(engine), State.READY
+    model.publish(slot_of(engine, model.profile))
+    model.built = 1
     return model
 
 
-@dataclass
-class Wire:
-    """One connection, by hand: hangs up, or stops reading, exactly when told."""
-
-    path: str
-    body: bytes = b""
-    method: str = "POST"
-    headers: Sequence[tuple[bytes, bytes]] = ((b"content-type", b"application/json"),)
-    stuck_at: int | None = None  # from this message on nothing is read: `send` waits for ever
-    sent: list[Message] = field(default_factory=list)
-    arrived: asyncio.Event = field(default_factory=asyncio.Event)  # a body chunk got through
-    stuck: asyncio.Event = field(default_factory=asyncio.Event)
-    gone: asyncio.Event = field(default_factory=asyncio.Event)  # set it to hang up
-    _read: bool = False
-
-    def scope(self) -> Scope:
-        return {
-            "type": "http",
-            "asgi": {"version": "3.0", "spec_version": "2.3"},
-            "http_version": "1.1",
-            "method": self.method,
-            "scheme": "http",
-            "path": self.path,
-            "raw_path": self.path.encode(),
-            "query_string": b"",
-            "root_path": "",
-            "headers": list(self.headers),
-            "client": ("127.0.0.1", 1),
-            "server": ("gateway", 80),
-        }
-
-    async def receive(self) -> Message:
-        if not self._read:
-            self._read = True
-            return {"type": "http.request", "body": self.body, "more_body": False}
-        await self.gone.wait()
-        return {"type": "http.disconnect"}
-
-    async def send(self, message: Message) -> None:
-        if self.stuck_at is not None and len(self.sent) >= self.stuck_at:
-            self.stuck.set()
-            await asyncio.Event().wait()
-        self.sent.append(message)
-        if message.get("body"):
-            self.arrived.set()
-
-    async def through(self, app: ASGIApp) -> None:
-        async with asyncio.timeout(PATIENCE_S):
-            await app(self.scope(), self.receive, self.send)
-
-    @property
-    def status(self) -> int:
-        return int(self.sent[0]["status"]) if self.sent else 0
-
-    @property
-    def answer(self) -> bytes:
-        return b"".join(message.get("body", b"") for message in self.sent)
-
-    def json(self) -> Any:
-        return json.loads(self.answer)
-
-
-def wire(path: str, body: object, **options: Any) -> Wire:
-    return Wire(path, json.dumps(body).encode(), **options)
+def slot_of(engine: ScriptedEngine, profile: Profile, location: Path | str = "nowhere") -> Slot:
+    card = {"id": engine.name, "object": "model", "root": engine.name}
+    return Slot(engine, profile, location, Facts("0" * 64, None), card)
 
 
 def events_of(text: str) -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ from starlette.routing import BaseRoute
 from vllm.entrypoints.launchers.app import build_app
 
 from engine_config import profile
-from gateway.engines.vllm_adapter import parse_args
+from gateway.engines.vllm_start import parse_args
 from tests.service.server import Gateway
 
 

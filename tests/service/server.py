@@ -1,9 +1,9 @@
 """A real gateway process for tests: started, waited for, looked into, ended by its pid."""
 
+import contextlib
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -13,20 +13,15 @@ from pathlib import Path
 import httpx
 import psutil
 
+from tests.ports import free_ports
+
 # Slow on purpose: a loaded two-core machine takes minutes where a free one takes 30 s.
-START_S = 300
+START_S = 600
 # The guard against hanging for ever where time is not the promise.
 PATIENCE_S = 120
 POLL_S = 0.2
 DEMO = "smollm2-135m"
 NANO = "nano-qwen3"
-
-
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
 
 
 def wait_for(condition: Callable[[], object], within_s: float, what: str) -> None:
@@ -42,11 +37,12 @@ class Gateway:
 
     def __init__(self, log: Path, *profiles: str, **settings: object) -> None:
         self.log = log
-        self.port, self.admin_port = free_port(), free_port()
+        self.port, self.admin_port = free_ports(2)
         self.url = f"http://127.0.0.1:{self.port}"
         self.admin_url = f"http://127.0.0.1:{self.admin_port}"
         self.args = [f"--profile={name}" for name in profiles]
-        self.env = {f"GATEWAY_{name.upper()}": str(value) for name, value in settings.items()}
+        kept: dict[str, object] = {"state_dir": log.parent / "state", **settings}
+        self.env = {f"GATEWAY_{name.upper()}": str(value) for name, value in kept.items()}
 
     def __enter__(self) -> "Gateway":
         self.start()
@@ -64,8 +60,8 @@ class Gateway:
         try:
             self.process.wait(timeout=PATIENCE_S)
         finally:
-            for process in [self.process, *family]:
-                if isinstance(process, psutil.Process) and process.is_running():
+            for process in family:
+                with contextlib.suppress(psutil.NoSuchProcess):
                     process.kill()
             self.process.kill()
             self.process.wait()
@@ -113,9 +109,13 @@ class Gateway:
         assert len(cores) == 1, [title(process) for process in self.family()]
         return cores[0]
 
+    def metrics(self) -> str:
+        """All metrics, as the admin listener has them."""
+        return httpx.get(f"{self.admin_url}/metrics", timeout=PATIENCE_S).text
+
     def metric(self, name: str, model: str) -> float:
         """Sum of a metric's samples for a model, from the admin listener."""
-        text = httpx.get(f"{self.admin_url}/metrics", timeout=PATIENCE_S).text
+        text = self.metrics()
         pattern = re.compile(
             rf'^{re.escape(name)}{{.*model_name="{model}".*}} (\S+)$', re.MULTILINE
         )
@@ -138,8 +138,4 @@ def title(process: psutil.Process) -> str:
 
 
 def alive(processes: list[psutil.Process]) -> list[psutil.Process]:
-    return [
-        process
-        for process in processes
-        if process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    ]
+    return [process for process in processes if process.is_running() and title(process)]

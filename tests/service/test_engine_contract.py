@@ -31,7 +31,7 @@ async def engine(request: pytest.FixtureRequest) -> AsyncIterator[Engine]:
     else:
         chosen = profile.load("nano-qwen3")
         location = locate(chosen, lambda phase, fraction: None)
-        prepare_environment([location])
+        prepare_environment([chosen])
         opened = await open_engine(chosen, location)
     yield opened
     await opened.aclose()
@@ -57,8 +57,8 @@ async def test_deltas_add_up_and_only_the_last_one_ends(engine: Engine) -> None:
 
 
 async def test_without_streaming_there_is_one_delta_with_the_same_text(engine: Engine) -> None:
-    streamed = await deltas(engine, await job(engine, "streamed"))
-    (whole,) = await deltas(engine, await job(engine, "whole", stream=False))
+    streamed = await deltas(engine, await job(engine, "streamed", max_tokens=200))
+    (whole,) = await deltas(engine, await job(engine, "whole", max_tokens=200, stream=False))
 
     assert len(streamed) > 1
     assert whole.text == "".join(delta.text for delta in streamed)

@@ -1,5 +1,6 @@
 """Bad input gets a clear error in the shape of its API, and the server stays well."""
 
+import contextlib
 import json
 import socket
 from typing import Any
@@ -138,7 +139,7 @@ def test_an_unknown_path_is_a_404_in_its_apis_shape(http: httpx.Client, path: st
     assert told(response)["request_id"]
 
 
-@pytest.mark.parametrize("path", [CHAT, "/generate", "/thinking", "/v1/messages/count_tokens"])
+@pytest.mark.parametrize("path", [CHAT, "/generate", "/v1/messages/count_tokens"])
 def test_a_wrong_method_is_a_405_that_names_the_right_one(http: httpx.Client, path: str) -> None:
     response = http.get(path)
 
@@ -150,18 +151,19 @@ def test_a_wrong_method_is_a_405_that_names_the_right_one(http: httpx.Client, pa
 @pytest.mark.parametrize("path", [CHAT, "/generate"])
 def test_a_large_body_is_cut_off_while_it_comes(gateway: Gateway, path: str) -> None:
     """No content-length: the size is counted on the stream, and the rest is not waited for."""
-    head = f"POST {path} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+    head = f"POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
     block = b"10000\r\n" + b"x" * 65536 + b"\r\n"
 
     with socket.create_connection(("127.0.0.1", gateway.port), timeout=30) as sock:
         sock.sendall(head.encode() + b"transfer-encoding: chunked\r\n\r\n")
-        for _ in range(65):  # 4 MiB and 64 KiB; the body is never ended
-            sock.sendall(block)
-        answer = sock.recv(65536).decode()
-        while "4194304" not in answer:
-            answer += sock.recv(65536).decode()
+        with contextlib.suppress(ConnectionError):  # it may be refused before the last block
+            for _ in range(65):  # 4 MiB and 64 KiB; the body is never ended
+                sock.sendall(block)
+        answer = b""
+        while b"4194304" not in answer and (piece := sock.recv(65536)):
+            answer += piece
 
-    assert answer.startswith("HTTP/1.1 413")
+    assert answer.startswith(b"HTTP/1.1 413")
 
 
 def test_a_callers_request_id_is_kept_and_a_dangerous_one_is_not(http: httpx.Client) -> None:

@@ -37,7 +37,7 @@ def within(told: dict[str, Any]) -> bool:
 
 
 def test_the_seed_call_of_generate_works_as_written(http: httpx.Client) -> None:
-    body = {"prompt": "什么是AES加密算法？", "max_length": 200, "temperature": 0.7}
+    body = {"prompt": "什么是AES加密算法？", "max_length": 200, "temperature": 0.7, "seed": 1}
 
     response = http.post("/generate", json=body)
 
@@ -49,7 +49,12 @@ def test_the_seed_call_of_generate_works_as_written(http: httpx.Client) -> None:
 
 
 def test_the_seed_call_of_thinking_works_as_written(http: httpx.Client) -> None:
-    body = {"question": "RSA和AES的区别是什么？", "thinking_depth": 3, "include_reasoning": True}
+    body = {
+        "question": "RSA和AES的区别是什么？",
+        "thinking_depth": 3,
+        "include_reasoning": True,
+        "seed": 1,
+    }
 
     response = http.post("/thinking", json=body)
 
@@ -105,7 +110,7 @@ def test_sampling_settings_reach_the_engine(http: httpx.Client) -> None:
 def test_several_choices_with_logprobs(http: httpx.Client) -> None:
     told = http.post(
         "/generate",
-        json={"prompt": "A", "n": 2, "max_tokens": 3, "logprobs": 2, "temperature": 1},
+        json={"prompt": "A", "n": 2, "max_tokens": 3, "logprobs": 2, "model": NANO},
     ).json()
 
     assert [choice["index"] for choice in told["choices"]] == [0, 1]

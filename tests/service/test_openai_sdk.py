@@ -168,12 +168,41 @@ def test_completions_take_several_prompts(client: openai.OpenAI) -> None:
     assert "Paris" in answer.choices[0].text
 
 
+@pytest.mark.parametrize("model", [DEMO, NANO])
+def test_a_grammar_binds_a_completion_from_its_first_token(http: httpx.Client, model: str) -> None:
+    """Stock vLLM with a reasoning parser waits for the end of a thought that is not there."""
+    bound = {"structured_outputs": {"choice": ["yes", "no"]}}
+    body = {"model": model, "prompt": "Is water wet?", "max_tokens": 32, **bound}
+
+    response = http.post("/v1/completions", json=body)
+
+    assert response.json()["choices"][0]["text"] in ("yes", "no")
+
+
 def test_completions_stream_as_they_answer(client: openai.OpenAI) -> None:
     ask = {"model": DEMO, "prompt": "The capital of France is", "max_tokens": 8, "temperature": 0}
     plain = client.completions.create(**ask)  # type: ignore[call-overload]
     chunks = client.completions.create(**ask, stream=True)  # type: ignore[call-overload]
 
     assert "".join(chunk.choices[0].text for chunk in chunks) == plain.choices[0].text
+
+
+@pytest.mark.parametrize("break_", ["\x85", "\u2028", "\u2029"], ids=["U+0085", "U+2028", "U+2029"])
+def test_a_streamed_event_is_one_line_also_for_httpx(http: httpx.Client, break_: str) -> None:
+    """Whose `iter_lines` splits by `str.splitlines`, so that stock vLLM's JSON comes in two pieces."""
+    text = f"one{break_}two"
+    body = {
+        "model": DEMO,
+        "prompt": "Say",
+        "stream": True,
+        "structured_outputs": {"choice": [text]},
+    }
+
+    with http.stream("POST", "/v1/completions", json=body) as response:
+        lines = [line[6:] for line in response.iter_lines() if line.startswith("data: {")]
+
+    told = [choice["text"] for line in lines for choice in json.loads(line)["choices"]]
+    assert "".join(told) == text
 
 
 def test_responses_answer(client: openai.OpenAI) -> None:

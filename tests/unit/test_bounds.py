@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from gateway.errors import InvalidRequest
-from gateway.policy.bounds import check, parse
+from gateway.policy.bounds import check, check_ids, parse
 from tests.scripted import make_settings
 
 SETTINGS = make_settings(
@@ -201,6 +201,8 @@ MEDIA: list[tuple[str, dict[str, Any]]] = [
     ("messages", content({"type": "tool_result", "content": [{"type": "image", "source": {}}]})),
     ("messages", content({"type": "tool_result", "content": [{"type": "document"}]})),
     ("messages", content({"image_url": {"url": "http://x/y.png"}})),
+    ("messages", content({"type": ["text"]})),
+    ("messages", content({"type": {"text": "text"}})),
     ("input", {"input": [{"role": "user", "content": [{"type": "input_image"}]}]}),
     ("input", {"input": [{"type": "message", "content": [{"type": "input_file"}]}]}),
     ("input", {"input": [{"type": "function_call_output", "output": [{"type": "input_image"}]}]}),
@@ -214,3 +216,29 @@ def test_media_is_refused_wherever_it_stands(field: str, body: dict[str, Any]) -
 
     assert error.param == field
     assert "text only" in error.message
+
+
+@pytest.mark.parametrize(
+    "request_body",
+    [
+        {"logit_bias": {"100": 1}},
+        {"logit_bias": {"-1": 1}},
+        {"stop_token_ids": [5, 100]},
+        {"allowed_token_ids": [-1]},
+        {"logprob_token_ids": [1e30]},
+    ],
+    ids=lambda body: str(body),
+)
+def test_a_token_that_the_model_does_not_have_is_refused(request_body: dict[str, Any]) -> None:
+    (field,) = request_body
+
+    with pytest.raises(InvalidRequest, match="the model's are 0 to 99") as caught:
+        check_ids(request_body, 100)
+
+    assert caught.value.param == field
+    check_ids(request_body, None)  # nobody knows
+
+
+@pytest.mark.parametrize("given", [5, "word", [None, {}, "word"], {"word": 1}, [0, 99], None])
+def test_ids_of_wrong_type_are_left_to_vllm(given: object) -> None:
+    check_ids({"logit_bias": given, "stop_token_ids": given}, 100)

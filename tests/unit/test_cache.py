@@ -20,6 +20,7 @@ from engine_config.build.cache import (
     model_dir,
     problem,
     publish,
+    publish_at,
     verify,
 )
 
@@ -266,3 +267,54 @@ def test_what_the_disk_refuses_is_said_in_a_sentence(code: int, sentence: str) -
 
     with pytest.raises(ModelCacheError, match=rf"{sentence}.*GATEWAY_CACHE_DIR"):
         publish(ORIGIN, fail, quiet)
+
+
+def test_a_folder_of_ones_own_gets_the_model_and_nothing_beside_it(tmp_path: Path) -> None:
+    origin = Origin("mine", 1, {"model": "toy"}, (), 0, "gateway models quantize toy --force")
+    target = tmp_path / "elsewhere" / "mine"
+    target.mkdir(parents=True)  # empty is as good as absent
+
+    folder = publish_at(target, origin, fill, quiet)
+
+    verify(folder)
+    assert [path.name for path in target.parent.iterdir()] == ["mine"]
+    (folder / "config.json").write_text("[]")
+    with pytest.raises(ModelCorruptError, match="with `gateway models quantize toy --force`"):
+        verify(folder)
+
+
+def test_a_folder_that_holds_something_is_not_written_into(tmp_path: Path) -> None:
+    target = publish_at(tmp_path / "mine", ORIGIN, fill, quiet)
+
+    with pytest.raises(ModelCacheError, match=r"mine is not empty; .* give --force"):
+        publish_at(target, ORIGIN, refuse, quiet)
+    publish_at(target, ORIGIN, fill, quiet, force=True)
+
+    verify(target)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["locks", "mine"]
+
+
+def test_force_replaces_models_only(tmp_path: Path) -> None:
+    target = tmp_path / "home"
+    target.mkdir()
+    (target / "letter.txt").write_text("dear")
+
+    with pytest.raises(ModelCacheError, match=r"no model, and --force replaces models only"):
+        publish_at(target, ORIGIN, refuse, quiet, force=True)
+    with pytest.raises(ModelCacheError, match="is a file"):
+        publish_at(target / "letter.txt", ORIGIN, refuse, quiet, force=True)
+
+    assert (target / "letter.txt").read_text() == "dear"
+
+
+def test_a_failed_build_into_a_folder_of_ones_own_leaves_nothing(tmp_path: Path) -> None:
+    def interrupt(workspace: Workspace) -> None:
+        fill(workspace)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        publish_at(tmp_path / "mine", ORIGIN, interrupt, quiet)
+
+    assert [path.name for path in tmp_path.iterdir()] == ["locks"]
+    with pytest.raises(ModelCacheError, match="name another folder with --out"):
+        publish_at(tmp_path / "mine", Origin("toy", 1, {}, (), 10**18), refuse, quiet)

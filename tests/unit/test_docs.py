@@ -3,6 +3,7 @@
 import ast
 import json
 import re
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,10 @@ from docs import generate
 
 ROOT = generate.ROOT
 READMES = [ROOT / "README.md", ROOT / "README.zh-CN.md"]
-PAGES = [*READMES, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *ROOT.glob("docs/**/*.md")]
+FOLDERS = ("bench", "deploy", "docs", "engine_config", "examples", "gateway")
+PAGES = sorted(
+    [*ROOT.glob("*.md"), *(page for each in FOLDERS for page in ROOT.glob(f"{each}/**/*.md"))]
+)
 SEEDS = [
     '{"prompt": "什么是AES加密算法？", "max_length": 200, "temperature": 0.7}',
     '{"question": "RSA和AES的区别是什么？", "thinking_depth": 3, "include_reasoning": true}',
@@ -86,12 +90,56 @@ def test_both_readmes_have_the_same_examples() -> None:
     assert english == chinese
 
 
+def prose(path: Path) -> str:
+    """The page without its blocks of code."""
+    return re.sub(
+        r"^```.*?^```", "", path.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE
+    )
+
+
+def anchors(path: Path) -> set[str]:
+    """Of a page's headings, as GitHub makes them."""
+    seen: Counter[str] = Counter()
+    found = set()
+    for heading in re.findall(r"^#+ (.+)$", prose(path), re.MULTILINE):
+        text = re.sub(r"\[([^]]+)\]\([^)]*\)", r"\1", heading)
+        anchor = re.sub(r"[^\w\- ]", "", text.lower()).replace(" ", "-")
+        found.add(f"{anchor}-{seen[anchor]}" if seen[anchor] else anchor)
+        seen[anchor] += 1
+    return found
+
+
+def links(path: Path) -> list[str]:
+    return re.findall(r"\]\(([^)\s]+)\)", prose(path))
+
+
 @pytest.mark.parametrize("path", PAGES, ids=name)
 def test_links_to_files_lead_somewhere(path: Path) -> None:
-    targets = re.findall(r"\]\(([^)#\s]+)", path.read_text(encoding="utf-8"))
-    local = [target for target in targets if "://" not in target]
+    files = [link.partition("#")[0] for link in links(path) if "://" not in link]
 
-    assert [target for target in local if not (path.parent / target).exists()] == []
+    assert [file for file in files if not (path.parent / file).exists()] == []
+
+
+@pytest.mark.parametrize("path", PAGES, ids=name)
+def test_links_to_a_heading_find_it(path: Path) -> None:
+    local = [link.partition("#") for link in links(path) if "://" not in link and "#" in link]
+    pages = [(path.parent / file if file else path, anchor) for file, _, anchor in local]
+
+    lost = [
+        f"{name(page.resolve())}#{anchor}"
+        for page, anchor in pages
+        if page.suffix == ".md" and anchor not in anchors(page)
+    ]
+    assert lost == []
+
+
+def test_every_page_of_the_repository_is_looked_at() -> None:
+    assert {
+        ROOT / "docs" / "api.md",
+        ROOT / "deploy" / "README.md",
+        ROOT / "examples" / "README.md",
+        ROOT / "bench" / "README.md",
+    } <= set(PAGES)
 
 
 @pytest.mark.parametrize("path", [ROOT / "docs" / "api.md", ROOT / "docs" / "errors.md"], ids=name)

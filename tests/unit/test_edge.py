@@ -13,9 +13,18 @@ from gateway.asgi import MAX_ERROR_BYTES, ClientGone, Edge, Exchange
 from gateway.body import JsonBody
 from gateway.errors import EngineUnavailable
 from gateway.observability.figures import Figures
-from tests.scripted import Wire, engine_error
+from gateway.observability.stats import Counters
+from tests.scripted import (
+    ScriptedEngine,
+    engine_error,
+    make_profile,
+    make_settings,
+    slot_of,
+)
+from tests.wire import Wire
 
 Inner = Callable[[Scope, Receive, Send], Awaitable[None]]
+QUIET = make_settings(keep_alive_s=0)
 JSON = [(b"content-type", b"application/json")]
 
 
@@ -52,7 +61,7 @@ async def through(
 ) -> tuple[Wire, Exchange]:
     seen: list[Exchange] = []
     wire = Wire(path, headers=headers or [])
-    await wire.through(Edge(inner, seen.append))
+    await wire.through(Edge(inner, seen.append, QUIET))
     assert len(seen) == 1, "an exchange is observed once"
     return wire, seen[0]
 
@@ -135,7 +144,7 @@ async def test_a_good_stream_passes_untouched_chunk_by_chunk() -> None:
             seen.append(len(wire.sent))
         await send(chunk(b"end"))
 
-    await wire.through(Edge(inner, lambda exchange: None))
+    await wire.through(Edge(inner, lambda exchange: None, QUIET))
 
     assert seen == [2, 3, 4], "each chunk was on the wire before the next was made"
     assert bodies(wire) == [b"0", b"1", b"2", b"end"]
@@ -179,9 +188,10 @@ async def test_an_answer_that_broke_off_does_not_count_as_good(failure: Exceptio
     figures = Figures()
     inner = fails(failure, start(200, JSON), chunk(b"a", more=True))
 
-    await Wire("/x").through(Edge(inner, figures.observe))
+    await Wire("/x").through(Edge(inner, figures.observe, QUIET))
 
-    assert figures.outcomes["unmatched"] == {"server_error": 1}
+    outcomes = Counters.of(figures.registry).by("gateway_requests_total", "outcome")
+    assert outcomes == {"server_error": 1}
 
 
 async def test_an_error_that_breaks_off_before_its_body_is_still_answered() -> None:
@@ -206,7 +216,7 @@ async def test_the_hang_up_after_a_whole_answer_is_no_disconnect() -> None:
         await receive()
         await receive()
 
-    await wire.through(Edge(inner, seen.append))
+    await wire.through(Edge(inner, seen.append, QUIET))
 
     assert [exchange.disconnected for exchange in seen] == [False]
 
@@ -248,7 +258,9 @@ async def read(receive: Receive, headers: list[tuple[bytes, bytes]]) -> tuple[Wi
         seen.extend([scope["gateway.json"], await receive()])
         await says(start(200, []), chunk(b""))(scope, receive, send)
 
-    await Edge(JsonBody(inner, 10), lambda exchange: None)(wire.scope(), receive, wire.send)
+    narrow = make_settings(keep_alive_s=0, max_body_bytes=1024)
+    app = Edge(JsonBody(inner, narrow), lambda exchange: None, narrow)
+    await app(wire.scope(), receive, wire.send)
     return wire, seen
 
 
@@ -293,12 +305,12 @@ async def test_no_body_needs_no_type() -> None:
 
 
 async def test_a_body_is_counted_as_it_comes_and_its_rest_is_not_read() -> None:
-    endless = Pieces(*[piece(b"1234", True)] * 50)
+    endless = Pieces(*[piece(b"1234" * 128, True)] * 50)
 
     wire, seen = await read(endless, [(b"content-length", b"3")])
 
     assert (wire.status, seen) == (413, [])
-    assert "10 bytes" in wire.json()["detail"]
+    assert "1024 bytes" in wire.json()["detail"]
     assert len(endless.messages) == 47
 
 
@@ -306,3 +318,46 @@ async def test_a_caller_who_leaves_while_sending_reaches_no_route() -> None:
     wire, seen = await read(Pieces(piece(b"12", True), {"type": "http.disconnect"}), [])
 
     assert (wire.sent, seen) == ([], [])
+
+
+STREAM = start(200, [(b"content-type", b"text/event-stream")])
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/responses", "/v1/messages"])
+async def test_a_stream_that_fails_ends_with_its_reason(path: str) -> None:
+    error = EngineUnavailable("the engine stopped", 3)
+
+    wire, exchange = await through(fails(error, STREAM, chunk(b"data: {}\n\n", True)), path=path)
+
+    last = bodies(wire)[-1].decode()
+    told = next(json.loads(line[6:]) for line in last.splitlines() if line.startswith("data: "))
+    assert told["error"]["code"] == "engine_unavailable" and "request_id" in last
+    assert not wire.sent[-1].get("more_body") and last.endswith("\n\n")
+    assert exchange.notes["failed"].code == "engine_unavailable"
+
+
+def served_by(dead: bool, *messages: Message) -> Inner:
+    """As vLLM's handlers: the error is theirs."""
+    engine = ScriptedEngine()
+    engine.is_dead = dead
+
+    async def inner(scope: Scope, receive: Receive, send: Send) -> None:
+        scope["gateway.exchange"].notes["slot"] = slot_of(engine, make_profile("m"))
+        await says(*messages)(scope, receive, send)
+
+    return inner
+
+
+@pytest.mark.parametrize(("dead", "status"), [(True, 503), (False, 500)])
+async def test_an_error_of_a_dead_engine_says_when_to_come_again(dead: bool, status: int) -> None:
+    body = json.dumps(engine_error("/v1/responses")).encode()
+    failed = start(500, [(b"content-type", b"application/json")])
+
+    wire, exchange = await through(served_by(dead, failed, chunk(body)), path="/v1/responses")
+
+    assert wire.sent[0]["status"] == exchange.status == status
+    told = json.loads(bodies(wire)[-1])["error"]
+    assert told["request_id"] == exchange.request_id
+    assert (b"retry-after" in dict(wire.sent[0]["headers"])) is dead
+    assert (told.get("code") == "engine_unavailable") is dead
+    assert int(header(wire, b"content-length")) == len(bodies(wire)[-1])

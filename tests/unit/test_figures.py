@@ -10,9 +10,15 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from gateway.asgi import Exchange
 from gateway.engines.fleet import Fleet
-from gateway.observability.figures import WINDOW, Figures, exposition, quantiles
+from gateway.errors import EngineUnavailable
+from gateway.observability.exposition import exposition
+from gateway.observability.figures import Figures
+from gateway.observability.live import Live
+from gateway.observability.recent import WINDOW, quantiles
+from gateway.observability.stats import Stats, stats_of
 from gateway.policy.keys import PUBLIC
-from tests.scripted import Script, ScriptedEngine, make_gateway, make_settings
+from gateway.thinking.running import Running
+from tests.scripted import ScriptedEngine, make_gateway, make_settings
 
 NOBODY = Fleet([], make_settings())
 
@@ -30,6 +36,10 @@ def exchange(**changes: Any) -> Exchange:
         "ended": 100.0 + seconds,
     }
     return Exchange(**fields | changes)
+
+
+def stats(figures: Figures) -> Stats:
+    return stats_of(figures, NOBODY, Live(NOBODY, figures.requests, Running()))
 
 
 @pytest.mark.parametrize("n", [2, 3, 10, 101, 1000])
@@ -54,9 +64,12 @@ def test_quantiles_of_one_value_are_that_value_and_of_none_unknown() -> None:
     [
         ({}, "ok"),
         ({"status": 404}, "client_error"),
+        ({"status": 429}, "rejected"),
+        ({"status": 503, "notes": {"rejected": True}}, "rejected"),
+        ({"status": 503, "notes": {"rejected": False}}, "server_error"),
         ({"status": 500}, "server_error"),
         ({"status": 503}, "server_error"),
-        ({"notes": {"failed": "engine_unavailable"}}, "server_error"),
+        ({"notes": {"failed": EngineUnavailable("x")}}, "server_error"),
         ({"disconnected": True}, "disconnected"),
         ({"disconnected": True, "status": 0}, "disconnected"),
         ({"disconnected": True, "status": 500}, "disconnected"),
@@ -68,7 +81,7 @@ def test_each_request_has_one_outcome(changes: dict[str, Any], outcome: str) -> 
 
     figures.observe(exchange(**changes))
 
-    assert figures.stats(NOBODY)["requests"]["by_outcome"] == {outcome: 1}
+    assert stats(figures).requests.by_outcome == {outcome: 1}
 
 
 @pytest.mark.parametrize("route", sorted(PUBLIC))
@@ -77,7 +90,7 @@ def test_probes_are_not_counted(route: str) -> None:
 
     figures.observe(exchange(route=route, status=503))
 
-    assert figures.stats(NOBODY)["requests"]["total"] == 0
+    assert stats(figures).requests.total == 0
 
 
 def test_unknown_paths_share_one_label() -> None:
@@ -85,7 +98,7 @@ def test_unknown_paths_share_one_label() -> None:
     for number in range(3):
         figures.observe(exchange(route=None, path=f"/scan/{number}", status=404))
 
-    assert figures.stats(NOBODY)["requests"]["by_route"] == {"unmatched": {"client_error": 3}}
+    assert stats(figures).requests.by_route == {"unmatched": {"client_error": 3}}
 
 
 def test_the_success_rate_blames_nobody_for_callers_mistakes() -> None:
@@ -93,11 +106,11 @@ def test_the_success_rate_blames_nobody_for_callers_mistakes() -> None:
     for status in (200, 200, 200, 500, 400, 404):
         figures.observe(exchange(status=status))
 
-    assert figures.stats(NOBODY)["requests"]["success_rate"] == 0.75
+    assert stats(figures).requests.success_rate == 0.75
 
 
 def test_without_requests_there_is_no_success_rate() -> None:
-    assert Figures().stats(NOBODY)["requests"]["success_rate"] is None
+    assert stats(Figures()).requests.success_rate is None
 
 
 def test_latencies_are_of_the_last_good_answers_only() -> None:
@@ -108,39 +121,24 @@ def test_latencies_are_of_the_last_good_answers_only() -> None:
     for _ in range(WINDOW):
         figures.observe(exchange(seconds=2.0))
 
-    stats = figures.stats(NOBODY)
+    told = stats(figures).latency_s.model_dump()
+    assert told == {"p50": 2.0, "p95": 2.0, "p99": 2.0, "count": WINDOW}
 
-    assert stats["latency_s"] == {"p50": 2.0, "p95": 2.0, "p99": 2.0, "count": WINDOW}
 
-
-def test_the_time_to_the_first_token_is_that_of_streams() -> None:
+def test_without_the_engines_word_a_streams_first_byte_is_its_first_token() -> None:
     figures = Figures()
     figures.observe(exchange(streamed=True))
     figures.observe(exchange(streamed=False, first_byte=190.0))
 
-    assert figures.stats(NOBODY)["ttft_s"] == {"p50": 0.25, "p95": 0.25, "p99": 0.25, "count": 1}
-
-
-@pytest.mark.parametrize("stream", [True, False], ids=["stream", "plain"])
-async def test_thoughts_are_counted_with_those_that_were_cut(stream: bool) -> None:
-    gateway = make_gateway(engine := ScriptedEngine())
-    engine.script = lambda job: Script(
-        ["four"], finish="length" if job.sampling["seed"] else "stop"
-    )
-
-    for seed in (0, 1, 2, 3):
-        body = {"question": "x", "seed": seed, "stream": stream}
-        await gateway.client.post("/thinking", json=body | {"thinking_depth": seed})
-
-    told = gateway.figures.stats(gateway.fleet)["thinking"]
-    assert told == {"requests": 4, "tokens": 12, "forced": 3, "forced_rate": 0.75}
+    told = stats(figures).ttft_s.model_dump()
+    assert told == {"p50": 0.25, "p95": 0.25, "p99": 0.25, "count": 1}
 
 
 async def test_stats_tells_each_engines_own_tokens_and_what_is_in_flight() -> None:
     gateway = make_gateway(ScriptedEngine("first"), ScriptedEngine("second"))
     gateway.engines[1].prompt_tokens.inc(7)
 
-    with gateway.fleet.slot("second").use():
+    async with gateway.fleet.seat("second", {}):
         stats = (await gateway.client.get("/stats")).json()
 
     models = stats["models"]

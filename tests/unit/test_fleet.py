@@ -9,9 +9,11 @@ import pytest
 import pytest_asyncio
 
 from engine_config.profile import Profile
-from gateway.engines.fleet import WATCH_S, EngineStartFailed, Fleet, ServedModel, State
+from gateway.engines.fleet import EngineStartFailed, Fleet
+from gateway.engines.served import WATCH_S, ServedModel
+from gateway.engines.slot import State
 from gateway.errors import EngineUnavailable, ModelNotFound
-from tests.scripted import PATIENCE_S, Gateway, ScriptedEngine, make_gateway
+from tests.scripted import PATIENCE_S, Gateway, ScriptedEngine, make_gateway, slot_of
 
 real_sleep = asyncio.sleep
 
@@ -30,7 +32,9 @@ class Opener:
         self.calls = 0
         self.gates: dict[int, asyncio.Event] = {}  # of a call, counted from 1: waits for it
 
-    async def __call__(self, profile: Profile, location: Path | str) -> ScriptedEngine:
+    async def __call__(
+        self, profile: Profile, location: Path | str, cores: str | None = None
+    ) -> ScriptedEngine:
         self.calls += 1
         if gate := self.gates.get(self.calls):
             await gate.wait()
@@ -83,7 +87,7 @@ async def test_a_dead_engine_is_closed_and_replaced(
     engine.is_dead = True
     await until(lambda: model.state is State.READY and model.restarts == 1)
 
-    assert model.take().engine is new
+    assert (await model.take()).engine is new
     assert (engine.closes, new.closes, model.failures) == (1, 0, 0)
 
 
@@ -98,7 +102,7 @@ async def test_while_a_dead_engine_is_replaced_callers_are_told_to_come_back(
     await until(lambda: opener.calls == 1)
 
     with pytest.raises(EngineUnavailable, match="is being restarted"):
-        model.take()
+        await model.take()
 
 
 async def test_a_start_that_fails_is_tried_again_ever_more_slowly(
@@ -112,6 +116,22 @@ async def test_a_start_that_fails_is_tried_again_ever_more_slowly(
     backoffs = [wait for wait in waits if wait != WATCH_S]
     assert backoffs == [1, 2, 4, 8, 16, 32, 60, 60, 60]
     assert (model.state, model.failures) == (State.READY, 0)
+
+
+async def test_a_start_that_hangs_is_given_up_and_tried_again(
+    gateway: Gateway, model: ServedModel, engine: ScriptedEngine, caplog: pytest.LogCaptureFixture
+) -> None:
+    name, new = "engine_start_s", ScriptedEngine("first")
+    gateway.settings.adopt(gateway.settings.model_copy(update={name: 0.01}), [name])
+    opener = Opener(new)
+    opener.gates[1] = asyncio.Event()  # nobody sets it
+    model.opener = opener
+
+    engine.is_dead = True
+    await until(lambda: model.restarts == 1)
+
+    assert ((await model.take()).engine, opener.calls) == (new, 2)
+    assert "not up after 0.01 s (setting GATEWAY_ENGINE_START_S)" in caplog.text
 
 
 async def test_live_fails_once_the_starts_failed_too_often_and_recovers(
@@ -156,12 +176,12 @@ async def test_an_engine_that_makes_no_progress_is_not_ready_until_it_does(
     await until(lambda: model.state is State.HUNG)
     ready = await gateway.client.get("/health/ready")
     with pytest.raises(EngineUnavailable, match="no progress"):
-        model.take()
+        await model.take()
     engine.silence_s = 0
     await until(lambda: model.state is State.READY)
 
     assert (ready.status_code, ready.json()["status"]) == (503, "hung")
-    assert (engine.kills, model.take().engine) == (0, engine)
+    assert (engine.kills, (await model.take()).engine) == (0, engine)
 
 
 async def test_an_engine_that_hangs_twice_as_long_is_killed_and_replaced(
@@ -174,24 +194,25 @@ async def test_an_engine_that_hangs_twice_as_long_is_killed_and_replaced(
     await until(lambda: model.restarts == 1)
 
     assert (engine.kills, engine.closes) == (1, 1)
-    assert model.take().engine is new
+    assert (await model.take()).engine is new
 
 
 async def test_a_drain_waits_for_what_runs_and_takes_nothing_new(
     gateway: Gateway, waits: list[float]
 ) -> None:
-    with gateway.fleet.slot().use():
+    async with gateway.fleet.seat(None, {}):
         draining = asyncio.create_task(gateway.fleet.drain(1000))
         await until(lambda: len(waits) > 3)
         with pytest.raises(EngineUnavailable, match="shutting down"):
-            gateway.fleet.slot()
+            async with gateway.fleet.seat(None, {}):
+                pass
         assert not draining.done()
 
     assert await draining is True
 
 
 async def test_a_drain_gives_up_at_its_limit_and_says_so(gateway: Gateway) -> None:
-    with gateway.fleet.slot().use():
+    async with gateway.fleet.seat(None, {}):
         assert await gateway.fleet.drain(0) is False
 
 
@@ -220,17 +241,36 @@ async def test_a_first_start_that_fails_is_told_to_the_caller(gateway: Gateway) 
 
 
 @pytest.mark.parametrize("name", ["third", "", 1, ["first"]], ids=str)
-def test_a_name_that_is_not_served_is_told_with_those_that_are(
+async def test_a_name_that_is_not_served_is_told_with_those_that_are(
     gateway: Gateway, name: object
 ) -> None:
     with pytest.raises(ModelNotFound, match="served: first"):
-        gateway.fleet.slot(name)
+        async with gateway.fleet.seat(name, {}):
+            pass
 
 
-def test_a_slot_is_free_again_after_a_failure(gateway: Gateway) -> None:
+async def test_a_slot_is_free_again_after_a_failure(gateway: Gateway) -> None:
     fleet: Fleet = gateway.fleet
-    with pytest.raises(RuntimeError), fleet.slot("first").use():
-        assert fleet.in_flight() == 1
-        raise RuntimeError
+    with pytest.raises(RuntimeError):
+        async with fleet.seat("first", {}):
+            assert fleet.in_flight() == 1
+            raise RuntimeError
 
     assert fleet.in_flight() == 0
+
+
+async def test_an_engine_that_does_not_close_leaves_no_other_open(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Stuck(ScriptedEngine):
+        async def aclose(self) -> None:
+            raise RuntimeError("it would not go")
+
+    engines = ScriptedEngine("first"), Stuck("second"), ScriptedEngine("third")
+    gateway = make_gateway(*engines)
+    gateway.model.retiring.append(slot_of(Stuck("first"), gateway.model.profile))
+
+    await gateway.fleet.close()
+
+    assert (engines[0].closes, engines[2].closes) == (1, 1)
+    assert caplog.text.count("RuntimeError: it would not go") == 2

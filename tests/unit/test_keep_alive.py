@@ -2,14 +2,16 @@
 
 import asyncio
 import contextlib
+import json
 from typing import Any
 
 import pytest
 from starlette.types import Message, Receive, Scope, Send
 
 from gateway.asgi import KEEP_ALIVE, ClientGone, Edge, Exchange
-from tests.scripted import PATIENCE_S, Wire
+from tests.scripted import PATIENCE_S, make_settings
 from tests.unit.test_edge import JSON, bodies, chunk, says, start
+from tests.wire import Wire
 
 EVENTS = [(b"content-type", b"text/event-stream; charset=utf-8")]
 BEAT_S = 0.005
@@ -41,7 +43,7 @@ async def test_a_silent_stream_beats_again_and_again_between_its_chunks() -> Non
         await patiently(enough)
         await says(chunk(b"data: 1\n\n", more=True), chunk(b""))(scope, receive, send)
 
-    await wire.through(Edge(inner, lambda exchange: None, BEAT_S))
+    await wire.through(Edge(inner, lambda exchange: None, make_settings(keep_alive_s=BEAT_S)))
 
     told = bodies(wire)
     assert told[:3] == [KEEP_ALIVE] * 3
@@ -60,7 +62,7 @@ async def test_a_beat_is_not_the_first_byte() -> None:
         assert scope["gateway.exchange"].first_byte is None
         await send(chunk(b""))
 
-    await wire.through(Edge(inner, seen.append, BEAT_S))
+    await wire.through(Edge(inner, seen.append, make_settings(keep_alive_s=BEAT_S)))
 
     assert seen[0].first_byte is not None
 
@@ -82,12 +84,16 @@ async def test_a_beat_stops_with_its_stream(how: str) -> None:
             raise RuntimeError("x") if how == "fails" else ClientGone
 
     with contextlib.suppress(asyncio.CancelledError):
-        await wire.through(Edge(inner, lambda exchange: None, BEAT_S))
+        await wire.through(Edge(inner, lambda exchange: None, make_settings(keep_alive_s=BEAT_S)))
     left = asyncio.all_tasks() - before
     await asyncio.wait_for(asyncio.gather(*left, return_exceptions=True), PATIENCE_S)
 
     assert len(left) <= 1, "only the beat, on its way out"
-    assert wire.sent[-1]["body"] == (b"" if how == "ends" else KEEP_ALIVE)
+    last = wire.sent[-1]["body"]
+    if how == "fails":
+        assert b"internal_error" in last
+    else:
+        assert last == (b"" if how == "ends" else KEEP_ALIVE)
 
 
 @pytest.mark.parametrize(
@@ -107,7 +113,7 @@ async def test_only_streams_beat_and_only_where_it_is_asked_for(
         await send(chunk(b"{}"))
 
     wire = Wire("/x")
-    await wire.through(Edge(inner, lambda exchange: None, beat_s))
+    await wire.through(Edge(inner, lambda exchange: None, make_settings(keep_alive_s=beat_s)))
 
     assert (tasks, KEEP_ALIVE in wire.answer) == (set(), False)
 
@@ -121,6 +127,24 @@ async def test_a_stream_that_talks_does_not_beat() -> None:
         await send(chunk(b""))
 
     wire = Wire("/x")
-    await wire.through(Edge(inner, lambda exchange: None, PATIENCE_S))
+    await wire.through(Edge(inner, lambda exchange: None, make_settings(keep_alive_s=PATIENCE_S)))
 
     assert KEEP_ALIVE not in wire.answer
+
+
+@pytest.mark.parametrize("break_", ["\x85", "\u2028", "\u2029"], ids=["U+0085", "U+2028", "U+2029"])
+async def test_an_event_is_one_line_for_whoever_splits_it(break_: str) -> None:
+    """httpx's `iter_lines` splits by `str.splitlines`."""
+    event = json.dumps({"text": f"é{break_}日"}, ensure_ascii=False)
+
+    async def inner(scope: Scope, receive: Receive, send: Send) -> None:
+        await send(start(200, EVENTS))
+        await send(chunk(f"data: {event}\n\n".encode(), more=True))
+        await send(chunk(b""))
+
+    wire = Wire("/x")
+    await wire.through(Edge(inner, lambda exchange: None, make_settings()))
+
+    (line, _) = wire.answer.decode().splitlines()
+    assert "é" in line, "nothing else is touched"
+    assert json.loads(line.removeprefix("data: ")) == json.loads(event)

@@ -1,15 +1,18 @@
 """Without the key nothing answers but the probes, however the path is written."""
 
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 from fastapi import FastAPI
 from starlette.routing import Route
 
-from gateway.app import create_admin_app
 from gateway.policy.keys import PUBLIC
 from gateway.routes.openai import FORWARDED
-from tests.scripted import Gateway, ScriptedEngine, Wire, make_gateway
+from tests.scripted import Gateway, ScriptedEngine, make_admin, make_gateway
+from tests.tenants import write_keys
+from tests.wire import Wire
 
 KEY = "the-key-of-our-house"
 TRICKS = [
@@ -32,18 +35,45 @@ TRICKS = [
     "http://gateway/health",
     "/unknown",
     "/v1/models/../../health",
+    "/health%00",
+    "/health/%2e%2e/generate",
+    "/health\\..\\generate",
+    "/HEALTH/live",
+    "/Health/Ready",
+    "/health/live/",
+    "//health/live",
+    "/ping/",
+    "/ping/../v1/models",
+    "/metrics/",
+    "//metrics",
+    "/METRICS",
+    "/admin/../health",
+    "/admin//models",
 ]
-METHODS = ["GET", "POST", "HEAD", "OPTIONS", "DELETE"]
+METHODS = ["GET", "POST", "HEAD", "OPTIONS", "DELETE", "PUT", "PATCH", "TRACE", "get", "PROPFIND"]
+
+
+@pytest.fixture(params=["static key", "keys file", "empty keys file", "both"])
+def gateway(request: pytest.FixtureRequest, tmp_path: Path) -> Gateway:
+    """Closed in each way there is (tokens: test_oidc.py)."""
+    settings: dict[str, Any] = {}
+    if request.param in ("static key", "both"):
+        settings["api_key"] = KEY
+    if request.param != "static key":
+        settings["keys_file"] = tmp_path / "keys.yaml"
+        tenants: dict[str, Any] = {} if request.param.startswith("empty") else {"a": {"rpm": 9999}}
+        write_keys(settings["keys_file"], **tenants)
+    return make_gateway(ScriptedEngine("first"), **settings)
 
 
 @pytest.fixture
-def gateway() -> Gateway:
+def static() -> Gateway:
     return make_gateway(ScriptedEngine("first"), api_key=KEY)
 
 
 def apps(gateway: Gateway) -> Iterator[FastAPI]:
     yield gateway.app
-    yield create_admin_app(gateway.settings, gateway.fleet, gateway.figures)
+    yield make_admin(gateway)
 
 
 def routes_of(app: FastAPI) -> set[str]:
@@ -77,10 +107,47 @@ async def test_every_route_of_every_app_asks_for_the_key(gateway: Gateway) -> No
 
 @pytest.mark.parametrize("path", TRICKS)
 async def test_no_spelling_of_a_path_gets_around_the_key(gateway: Gateway, path: str) -> None:
+    refusal = 404 if "\x00" in path else 401  # with a control character before any key is looked at
     for app in apps(gateway):
-        assert await statuses(app, path, []) == {401}
+        assert await statuses(app, path, []) == {refusal}
 
     assert gateway.engines[0].jobs == []
+
+
+@pytest.mark.parametrize("character", ["\n", "\r", "\t", "\x00", "\x1f", "\x7f"], ids=repr)
+async def test_no_route_is_reached_with_a_control_character(
+    static: Gateway, character: str
+) -> None:
+    for app in apps(static):
+        for path in routes_of(app):
+            for spelled in (path + character, character + path):
+                found = await statuses(app, spelled, [(b"x-api-key", KEY.encode())])
+                assert found == {404}, spelled
+
+    assert static.engines[0].jobs == []
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/thinking", "/admin/reload", "/docs"])
+async def test_no_spelling_of_a_closed_path_gets_around_the_key(
+    gateway: Gateway, path: str
+) -> None:
+    spellings = [
+        path.replace("/", "//"),
+        f"{path}/",
+        f"{path}/.",
+        f"/health/..{path}",
+        f"/health/%2e%2e{path}",
+        path[0] + path[1:].replace("/", "%2f"),
+        path.upper(),
+        f"{path};/health",
+        f"{path}%3f/health",
+        f"{path}#/health",
+    ]
+    for app in apps(gateway):
+        for spelling in spellings:
+            assert await statuses(app, spelling, []) == {401}, spelling
+
+    assert gateway.engines[0].jobs == [] and gateway.engines[0].bodies == []
 
 
 @pytest.mark.parametrize("host", [b"", b"gateway/health", b"x/health?", b"health", b"a b", b"[::"])
@@ -125,8 +192,8 @@ async def test_a_wrong_key_is_refused_and_not_repeated(
         (b"x-api-key", b"the-key-of-our-house"),
     ],
 )
-async def test_the_right_key_opens_every_app(gateway: Gateway, header: tuple[bytes, bytes]) -> None:
-    public, admin = apps(gateway)
+async def test_the_right_key_opens_every_app(static: Gateway, header: tuple[bytes, bytes]) -> None:
+    public, admin = apps(static)
 
     assert await statuses(public, "/stats", [header]) == {200, 405}
     assert await statuses(admin, "/metrics", [header]) == {200, 405}

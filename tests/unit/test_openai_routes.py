@@ -1,17 +1,20 @@
 """The allowlist in front of the engines' own apps, and which engine a request goes to."""
 
+import asyncio
 import json
 from typing import Any
 
 import httpx
 import pytest
 
-from gateway.engines.fleet import State
-from gateway.routes.openai import FORWARDED
+from gateway.engines.slot import State
+from gateway.routes.openai import FORWARDED, PING
 from tests.scripted import Gateway, ScriptedEngine, make_gateway
+from tests.unit.test_fleet import until
+from tests.wire import Wire, wire
 
 BODY = {"model": "first", "messages": [{"role": "user", "content": "hi"}]}
-POSTED = sorted(path for path, methods in FORWARDED.items() if "POST" in methods)
+POSTED = sorted(path for path, methods in FORWARDED.items() if "POST" in methods and path != PING)
 
 
 @pytest.fixture
@@ -77,7 +80,7 @@ async def test_what_exceeds_a_limit_reaches_no_engine(gateway: Gateway) -> None:
     assert received(gateway) == [0, 0]
 
 
-@pytest.mark.parametrize("path", [path for path in POSTED if path != "/ping"])  # needs no body
+@pytest.mark.parametrize("path", POSTED)
 async def test_a_broken_body_reaches_no_engine(gateway: Gateway, path: str) -> None:
     statuses = [
         (await gateway.client.post(path, content=body, headers=JSON)).status_code
@@ -91,7 +94,6 @@ async def test_a_broken_body_reaches_no_engine(gateway: Gateway, path: str) -> N
 @pytest.mark.parametrize(
     "path",
     [
-        "/",
         "/v1",
         "/v1/",
         "/metrics",
@@ -114,7 +116,7 @@ async def test_a_broken_body_reaches_no_engine(gateway: Gateway, path: str) -> N
 async def test_what_is_not_on_the_list_does_not_exist(
     gateway: Gateway, path: str, method: str
 ) -> None:
-    response = await gateway.client.request(method, f"http://gateway{path}", json=BODY)
+    response = await gateway.client.request(method, f"http://localhost{path}", json=BODY)
 
     assert response.status_code == 404
     assert response.headers["x-request-id"] in response.text
@@ -261,3 +263,63 @@ async def test_ready_fails_with_the_reason_and_live_does_not(
 
     assert [ready.status_code, whole.status_code, live.status_code] == [503, 503, 200]
     assert ready.json()["status"] == whole.json()["status"] == str(how)
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+@pytest.mark.parametrize("how", [None, *CLOSED], ids=str)
+async def test_ping_tells_the_state_without_an_engine(
+    gateway: Gateway, how: State | str | None, method: str
+) -> None:
+    if how is not None:
+        close(gateway, how)
+
+    pinged = await gateway.client.request(method, PING)
+    ready = await gateway.client.get("/health/ready")
+
+    assert pinged.status_code == ready.status_code
+    assert (pinged.content == b"") is (pinged.status_code == 200)
+    assert received(gateway) == [0, 0]
+
+
+async def test_ping_does_not_wait_for_an_engine_that_is_replaced(gateway: Gateway) -> None:
+    gateway.model.state = State.SWITCHING
+    gateway.model.close_gate()
+
+    assert (await gateway.client.get(PING)).status_code == 200
+    assert gateway.model.waiting == 0
+
+
+async def waits(gateway: Gateway, path: str) -> tuple[Wire, "asyncio.Task[None]"]:
+    """A call at the closed gate."""
+    gateway.model.close_gate()
+    call = wire(path, BODY)
+    task = asyncio.create_task(call.through(gateway.app))
+    await until(lambda: gateway.model.waiting == 1)
+    return call, task
+
+
+WAITING = ["/tokenize", "/v1/messages/count_tokens", "/v1/completions"]
+
+
+@pytest.mark.parametrize("path", WAITING)
+async def test_a_caller_who_leaves_waits_no_longer_for_an_engine(
+    gateway: Gateway, path: str
+) -> None:
+    call, waiting = await waits(gateway, path)
+
+    call.gone.set()
+    await waiting
+
+    assert (gateway.model.waiting, call.sent) == (0, [])
+
+
+@pytest.mark.parametrize("path", WAITING)
+async def test_a_body_that_waited_for_an_engine_reaches_it_whole(
+    gateway: Gateway, path: str
+) -> None:
+    call, waiting = await waits(gateway, path)
+
+    gateway.model.gate.set()
+    await waiting
+
+    assert (call.status, gateway.engines[0].bodies) == (200, [call.body])

@@ -11,15 +11,23 @@ import yaml
 
 from engine_config.build.registry import BUILDERS, ensure
 from engine_config.profile import (
+    GB,
     TEMPLATES,
     BuiltModel,
+    FolderModel,
+    HubModel,
     Profile,
     ProfileError,
     available,
+    card_of,
     cli_args,
     load,
     read,
 )
+from engine_config.shape import SHAPES
+from gateway.engines.opening import locate
+
+ON_CARDS = [(name, card) for name in available() for card in (None, *load(name).cards)]
 
 GOOD: dict[str, Any] = {
     "name": "mine",
@@ -44,7 +52,7 @@ def write(folder: Path, stem: str = "mine", **changes: Any) -> Path:
 def adapter() -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # vLLM's own, at its import
-        return importlib.import_module("gateway.engines.vllm_adapter")
+        return importlib.import_module("gateway.engines.vllm_start")
 
 
 @pytest.mark.parametrize(
@@ -60,6 +68,11 @@ def adapter() -> Any:
         ({"vllm": {"api_key": value("k")}}, ["api_key", "set by the gateway"]),
         ({"vllm": {"host": value("::"), "port": value(1)}}, ["host, port"]),
         ({"environment": {"LD_PRELOAD": value("x")}}, ["LD_PRELOAD", "only VLLM_*"]),
+        ({"cards": {24: {"api_key": value("k")}}}, ["api_key", "set by the gateway"]),
+        ({"cards": {24: {"seed": {"value": 1, "source": "a test"}}}}, ["cards.24.seed.reason"]),
+        ({"cards": {"large": {}}}, ["cards.large", "valid integer"]),
+        ({"format": "GPTQ int4!"}, ["format"]),
+        ({"device": "tpu"}, ["device", "'cpu' or 'gpu'"]),
     ],
     ids=str,
 )
@@ -86,7 +99,7 @@ def test_a_file_that_is_no_profile_at_all_is_told(tmp_path: Path, text: str) -> 
 def test_an_unknown_profile_is_told_with_those_there_are(tmp_path: Path) -> None:
     write(tmp_path)
 
-    with pytest.raises(ProfileError, match=r"'nothing'; there are: demo, mine, nano-qwen3"):
+    with pytest.raises(ProfileError, match=r"'nothing'; there are: demo, .*, mine, nano-qwen3"):
         load("nothing", tmp_path)
 
 
@@ -139,16 +152,99 @@ def test_every_shipped_profile_names_what_exists(name: str) -> None:
     template = profile.settings().get("chat_template")
     assert template is None or Path(template).is_file()
     assert not isinstance(profile.model, BuiltModel) or profile.model.name in BUILDERS
+    assert profile.format is not None
+    assert profile.shape is None or (SHAPES / f"{profile.shape}.json").is_file()
 
 
-@pytest.mark.parametrize("name", available())
-def test_vllm_takes_every_shipped_profile_as_it_is_meant(adapter: Any, name: str) -> None:
-    profile = load(name)
+def told(value: Any, given: object) -> Any:
+    """vLLM makes objects of some settings; of those the fields that were given."""
+    if isinstance(given, dict) and not isinstance(value, dict):
+        return {key: getattr(value, key) for key in given}
+    return value
+
+
+@pytest.mark.parametrize(("name", "card"), ON_CARDS)
+def test_vllm_takes_every_shipped_profile_as_it_is_meant(
+    adapter: Any, name: str, card: int | None
+) -> None:
+    profile = load(name).on_card(card)
 
     args = adapter.parse_args(profile, "folder")
 
-    assert {key: getattr(args, key) for key in profile.vllm} == profile.settings()
+    assert {key: told(getattr(args, key), profile.settings()[key]) for key in profile.vllm} == (
+        profile.settings()
+    )
     assert (args.model, args.served_model_name) == ("folder", [profile.served_as])
+    assert args.trust_remote_code is False
+
+
+@pytest.mark.parametrize("format_", ["bf16", "int8", "gptq-int4", "awq-int4", "int4"])
+def test_the_thinking_model_is_there_in_each_format_under_one_name(format_: str) -> None:
+    profile = load(f"qwen3-4b-thinking-{format_}")
+
+    assert (profile.format, profile.served_as) == (format_, "qwen3-4b-thinking")
+    assert sorted(profile.cards) == [16, 24, 40, 80]
+    assert isinstance(profile.model, HubModel if format_ == "bf16" else FolderModel)
+    for card in profile.cards:
+        settings = profile.settings(card)
+        assert {"dtype", "max_model_len", "max_num_seqs", "gpu_memory_utilization"} <= set(settings)
+        assert settings["enable_prefix_caching"] and settings["enable_chunked_prefill"]
+
+
+@pytest.mark.parametrize(
+    ("memory_bytes", "card"),
+    [
+        (None, None),  # a CPU
+        (8 * GB, None),
+        (15_842_934_784, 16),  # a T4 reports 15,109 MiB with ECC on
+        (17 * GB, 16),
+        (24_152_899_584, 24),  # an L4 reports 23,034 MiB
+        (25_757_220_864, 24),  # an RTX 4090 reports 24,564 MiB
+        (48 * GB, 40),
+        (42_505_273_344, 40),
+        (85_520_809_984, 80),
+        (141 * GB, 80),
+    ],
+)
+def test_a_card_is_known_by_what_the_gpu_reports(
+    memory_bytes: int | None, card: int | None
+) -> None:
+    assert card_of((16, 24, 40, 80), memory_bytes) == card
+
+
+def test_a_card_without_settings_is_told_with_those_there_are() -> None:
+    profile = Profile.model_validate(GOOD | {"cards": {16: {}, 24: {"seed": value(3)}}})
+
+    assert "--seed=3" in cli_args(profile, "folder", 24)
+    assert "--seed=3" not in cli_args(profile, "folder")
+    with pytest.raises(ProfileError, match="no settings for a 12 GB card; there are: 16 GB, 24 GB"):
+        profile.settings(12)
+
+
+def test_threads_of_an_engine_may_be_set() -> None:
+    variables = {"OMP_NUM_THREADS": value(2), "VLLM_CPU_OMP_THREADS_BIND": value("0-1")}
+
+    profile = Profile.model_validate(GOOD | {"environment": variables})
+
+    assert set(profile.environment) == set(variables)
+
+
+def test_a_folder_is_below_the_cache_unless_it_is_absolute(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GATEWAY_CACHE_DIR", str(tmp_path))
+    for given in ("models/mine", str(tmp_path / "models" / "mine")):
+        model = {"kind": "folder", "path": given, "make": "make it --out {folder}"}
+        profile = Profile.model_validate(GOOD | {"model": model})
+        folder = tmp_path / "models" / "mine"
+
+        with pytest.raises(ProfileError, match=f"It is made by:\n  make it --out {folder}"):
+            locate(profile, lambda text, fraction: None)
+        folder.mkdir(parents=True)
+        (folder / "config.json").write_text("{}")
+        assert locate(profile, lambda text, fraction: None) == folder
+        (folder / "config.json").unlink()
+        folder.rmdir()
 
 
 @pytest.mark.parametrize(

@@ -42,21 +42,6 @@ async def test_an_engine_that_dies_in_a_watched_answer_is_told() -> None:
     assert run.outcome.answer == "b"
 
 
-@pytest.mark.parametrize("finish_reason", ["abort", "error"])
-@pytest.mark.parametrize("phase", ["think", "answer", "retry", "watched"])
-async def test_a_request_that_the_engine_gave_up_is_unavailable(
-    phase: str, finish_reason: str
-) -> None:
-    scripts = {"think": LONG, "answer": BLANK} if phase == "retry" else {"think": LONG}
-    given_up = Script(
-        ["a</think>", "b"] if phase == "watched" else ["a", "b"], finish=finish_reason
-    )
-    scripts["think" if phase == "watched" else phase] = given_up
-
-    with pytest.raises(EngineUnavailable):
-        await finish(engine_with(phases(**scripts)), budget=10)
-
-
 WATCHED = Script(["Hm", ".</think>", "It", " is", " four"], tail=(EOS,))
 
 

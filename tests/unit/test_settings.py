@@ -103,7 +103,8 @@ def test_with_a_key_any_address_may_be_bound() -> None:
 
 
 def test_the_key_is_not_in_the_printed_settings() -> None:
-    settings = make_settings(api_key="very-secret-indeed")
+    urls = {"redis_url": "redis://:very-secret@h/0", "usage_url": "postgresql://u:very-secret@h/d"}
+    settings = make_settings(api_key="very-secret-indeed", admin_key="very-secret-too", **urls)
 
     assert "very-secret" not in f"{settings!r} {settings} {settings.model_dump()}"
 
@@ -121,6 +122,8 @@ def test_the_key_is_not_in_the_printed_settings() -> None:
         {"profiles": ()},
         {"api_key": "guessable"},
         {"log_level": "LOUD"},
+        {"redis_url": "127.0.0.1:6379"},
+        {"redis_away": "guess"},
     ],
     ids=str,
 )

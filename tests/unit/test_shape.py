@@ -319,3 +319,43 @@ async def test_the_end_of_a_stream_is_passed_on(hidden: Plan) -> None:
     await through.body(b"")
 
     assert through.sent[1] == {"type": "http.response.body", "body": b"", "more_body": False}
+
+
+async def test_the_nothing_that_vllm_says_to_somebody_who_left_is_no_answer(plan: Plan) -> None:
+    through = Through(plan)
+
+    await through.start(b"application/json")
+    await through.body(b"null")
+
+    assert through.sent == []
+
+
+OFF_BY_SOME = {"completion_tokens": 14, "completion_tokens_details": {"reasoning_tokens": 7}}
+
+
+async def test_reasoning_tokens_are_those_that_the_engine_drew(plan: Plan) -> None:
+    """Not vLLM's count, which goes by the text: half a character is a token without any."""
+    response = {"output": [], "usage": {"output_tokens_details": {"reasoning_tokens": 7}}}
+    last = {"object": "chat.completion.chunk", "choices": [], "usage": OFF_BY_SOME}
+
+    told = [
+        await plain(plan, message() | {"usage": OFF_BY_SOME}),
+        await plain(plan, response),
+        await streamed(plan, last),
+        (await streamed(plan, {"type": "response.completed", "response": response}))["response"],
+    ]
+
+    details = ("completion_tokens_details", "output_tokens_details")
+    counted = [each["usage"][name] for each in told for name in details if name in each["usage"]]
+    assert [each["reasoning_tokens"] for each in counted] == [10] * 4
+
+
+async def test_continuous_usage_is_of_its_own_choice(plan: Plan) -> None:
+    other, _ = await finish(engine_with(phases(think=LONG)), budget=5)
+    plan.runs = [*plan.runs, other]
+    second = {"index": 1, "delta": {"content": "a"}, "finish_reason": None}
+    body = {"object": "chat.completion.chunk", "choices": [second], "usage": OFF_BY_SOME}
+
+    told = await streamed(plan, body)
+
+    assert told["usage"]["completion_tokens_details"]["reasoning_tokens"] == 5

@@ -11,7 +11,8 @@ from starlette.types import Receive, Scope, Send
 from gateway.asgi import Edge, Exchange
 from gateway.errors import EngineUnavailable, GatewayError, InvalidRequest
 from gateway.routes.streams import Event, Events, answer
-from tests.scripted import Wire, events_of
+from tests.scripted import events_of, make_settings
+from tests.wire import Wire
 
 BODY = {"text": "ab", "usage": {"total_tokens": 2}}
 
@@ -57,7 +58,7 @@ def app_of(source: Source, stream: bool, seen: list[Exchange]) -> Edge:
         response = await answer(Request(scope, receive), source.events(), stream)
         await response(scope, receive, send)
 
-    return Edge(inner, seen.append)
+    return Edge(inner, seen.append, make_settings(keep_alive_s=0))
 
 
 async def run(source: Source, stream: bool = True, **options: Any) -> tuple[Wire, Exchange]:
@@ -123,7 +124,7 @@ async def test_a_later_error_becomes_the_last_event() -> None:
     assert events[-1]["response"]["detail"] == "the engine stopped"
     assert events[-1]["response"]["request_id"] == exchange.request_id
     assert wire.sent[-1].get("more_body", False) is False
-    assert exchange.notes["failed"] == "engine_unavailable"
+    assert exchange.notes["failed"].code == "engine_unavailable"
 
 
 async def test_a_later_error_of_a_plain_answer_has_its_own_status() -> None:
