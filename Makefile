@@ -25,7 +25,10 @@ TORCH_SOURCE := $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX) --index-str
 COMPILE_ANY := $(BIN)/uv pip compile --quiet --generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate
 COMPILE := $(COMPILE_ANY) --python-version 3.11 --override requirements/overrides.txt
 # Tools and containers of `make deploy-test`, and what they keep for the next time.
-TOOLS ?= $(HOME)/.cache/thinking-gateway/tools/deploy
+TOOL_FILES := $(wildcard requirements/deploy-*.lock) requirements/sbom.lock tests/deploy/install_tools.sh \
+	tests/deploy/models/package-lock.json
+# By content: a clean clone finds them, and another checkout's are left alone.
+TOOLS ?= $(HOME)/.cache/thinking-gateway/tools/deploy-$(shell cat $(TOOL_FILES) | sha256sum | cut -c1-12)
 CONTAINERS ?= $(HOME)/.cache/thinking-gateway/deploy
 export UV_FIND_LINKS := $(WHEELS)
 test test-unit monitoring-test: export HF_HUB_OFFLINE = 1
@@ -130,7 +133,7 @@ lock-deploy: install ## pin the tools of deploy-test anew
 	UV_FIND_LINKS= $(COMPILE_ANY) --python-version 3.11 --no-deps requirements/deploy-helm.in -o requirements/deploy-helm.lock
 
 lock-quantize: install ## pin the quantising tools anew
-	$(COMPILE) requirements/quantize.in -o requirements/quantize.lock
+	$(COMPILE) requirements/quantize.in -o engine_config/build/quantizing/quantize.lock
 
 image: ## build the image for the CPU (Docker)
 	docker build -f deploy/docker/Dockerfile.cpu -t thinking-gateway:$(VERSION)-cpu $(LABELS) .
@@ -138,10 +141,9 @@ image: ## build the image for the CPU (Docker)
 image-gpu: ## build the image for NVIDIA GPUs (Docker)
 	docker build -f deploy/docker/Dockerfile.gpu -t thinking-gateway:$(VERSION)-gpu $(LABELS) .
 
-$(TOOLS)/.installed: $(wildcard requirements/deploy-*.lock) requirements/sbom.lock tests/deploy/install_tools.sh \
-		tests/deploy/models/package-lock.json | install
-	@tests/deploy/install_tools.sh $(TOOLS) $(abspath $(BIN)/uv) $(PYTHON)
-	@touch $@
+$(TOOLS)/.installed: | install
+	@mkdir -p $(dir $(TOOLS))
+	@flock $(TOOLS).lock sh -c 'test -e $@ || { tests/deploy/install_tools.sh $(TOOLS) $(abspath $(BIN)/uv) $(PYTHON) && touch $@; }'
 
 deploy-tools: $(TOOLS)/.installed ## install what deploy-test needs (700 MB, in ~/.cache)
 

@@ -4,12 +4,10 @@ import asyncio
 import shutil
 import sys
 import tarfile
-import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
@@ -17,12 +15,12 @@ import uvicorn
 from fastapi import FastAPI
 from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
-from engine_config.build.cache import cache_root
-from engine_config.build.packages import Package, fetch
+from engine_config.build.packages import Package
 from tests.scripted import Gateway, ScriptedEngine, make_admin, make_gateway
+from tests.sources import kept
 
 T = TypeVar("T")
-PATIENCE_MS = 30_000
+PATIENCE_MS = 120_000
 expect.set_options(timeout=PATIENCE_MS)
 AXE = Package(
     "npm",
@@ -104,12 +102,7 @@ def first_token_ms(page: Page) -> float:
 
 def axe_source() -> str:
     """axe-core's script, pinned; https://github.com/dequelabs/axe-core. Kept for the next run."""
-    tarball = cache_root() / "test-sources" / AXE.filename
-    if not tarball.is_file():
-        tarball.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=tarball.parent) as scratch:
-            fetch(AXE, Path(scratch), lambda phase, fraction: None).rename(tarball)
-    with tarfile.open(tarball) as archive:
+    with tarfile.open(kept(AXE)) as archive:
         member = archive.extractfile("package/axe.min.js")
         assert member is not None
         return member.read().decode()

@@ -14,7 +14,7 @@ import pytest
 
 from tests.ports import free_port
 
-START_S = 30
+START_S = 120
 POLL_S = 0.05
 PLACES = ("/usr/lib/postgresql/*/bin", "/usr/pgsql-*/bin", "/opt/homebrew/opt/postgresql*/bin")
 
@@ -62,6 +62,7 @@ class PostgresServer:
         )
         deadline = time.monotonic() + START_S
         while not self._answers():
+            assert self.process.poll() is None, "postgres ended at its start"
             assert time.monotonic() < deadline, "postgres does not answer"
             time.sleep(POLL_S)
 

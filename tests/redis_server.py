@@ -15,6 +15,7 @@ from tests.ports import free_port
 
 START_S = 60
 POLL_S = 0.02
+HANGING_S = 0.25
 
 
 class RedisServer:
@@ -39,6 +40,7 @@ class RedisServer:
         )
         deadline = time.monotonic() + START_S
         while not self._answers():
+            assert self.process.poll() is None, "redis-server ended at its start"
             assert time.monotonic() < deadline, "redis-server does not answer"
             time.sleep(POLL_S)
 
@@ -56,10 +58,15 @@ class RedisServer:
             self.process.wait()
             self.process = None
 
-    def hang(self) -> None:
-        """Connections are taken and nothing is answered."""
+    @contextlib.contextmanager
+    def hanging(self) -> Iterator[None]:
+        """Connections are taken and nothing is answered; the ledger does not wait for it for long."""
         assert self.process is not None
-        self.process.send_signal(signal.SIGSTOP)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("gateway.policy.redis_ledger.TIMEOUT_S", HANGING_S)
+            self.process.send_signal(signal.SIGSTOP)
+            yield
+            self.process.send_signal(signal.SIGCONT)
 
 
 @contextlib.contextmanager

@@ -21,7 +21,7 @@ import pytest
 
 from engine_config.profile import Profile
 from gateway import cli, serve
-from tests.ports import free_port
+from tests.ports import free_ports
 from tests.scripted import Script, ScriptedEngine
 from tests.service.server import PATIENCE_S, wait_for
 
@@ -57,7 +57,7 @@ class Serving:
 
     def __init__(self, folder: Path, *profiles: str) -> None:
         self.profiles, self.log = profiles, folder / "serve.log"
-        port, admin_port = free_port(), free_port()
+        port, admin_port = free_ports(2)
         self.url, self.admin_url = (f"http://127.0.0.1:{each}" for each in (port, admin_port))
         for name in NAMES:
             served_as = "plain" if name == "remote" else name
@@ -70,7 +70,7 @@ class Serving:
             "port": port,
             "admin_port": admin_port,
         }
-        settings |= {"usage_url": "off", "audit_log": "off"}
+        settings |= {"usage_url": "off", "audit_log": "off", "header_timeout_s": PATIENCE_S}
         self.env = {f"GATEWAY_{name.upper()}": str(value) for name, value in settings.items()}
 
     def __enter__(self) -> "Serving":

@@ -160,9 +160,10 @@ def _run(command: list[str], tick: Callable[[], None]) -> None:
         ) as process,
     ):
         try:
+            tick()
             while process.poll() is None:
-                tick()
                 time.sleep(POLL_S)
+                tick()
         finally:
             process.kill()  # does nothing to one that has ended
     if process.returncode != 0:

@@ -131,7 +131,8 @@ def row_of(exchange: Exchange, cost: Cost) -> dict[str, Any]:
     notes = exchange.notes
     tenant: Tenant = notes["tenant"]
     slot = notes.get("slot")
-    came = datetime.now(UTC) - timedelta(seconds=time.perf_counter() - exchange.started)
+    ago = time.perf_counter() - exchange.started
+    came = datetime.now(UTC) - timedelta(seconds=ago)
     ttft = None if exchange.first_byte is None else exchange.first_byte - exchange.started
     return {
         "time": came,

@@ -71,7 +71,8 @@ def busy(stack: Stack) -> Iterator[Stack]:
         begun = stack.admin(f"models/{DEMO}/switch", profile="demo")
         assert begun.status_code == 202, begun.text
         called_off = stack.admin(f"operations/{begun.json()['id']}/cancel")
-        assert called_off.json()["state"] == "cancelled", called_off.text
+        # 409: it was through before we could; it is counted all the same.
+        assert called_off.status_code in (200, 409), called_off.text
         scraped = "gateway_switches_total and on () gateway_rejections_total"
         wait_for(lambda: stack.prometheus.values(scraped), PATIENCE_S, "scraped")
         yield stack

@@ -22,7 +22,7 @@ KINDS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("/generate", {**PROMPT, "stream": True}),
     ("/v1/chat/completions", CHAT),
     ("/v1/chat/completions", {**CHAT, "stream": True}),
-    ("/thinking", {**QUESTION, "confidence": True}),
+    ("/thinking", {**QUESTION, "confidence": "auto"}),
     ("/thinking", {**QUESTION, "stream": True}),
     ("/generate", {"prompt": 7}),
     ("/nowhere", {}),

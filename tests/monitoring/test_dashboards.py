@@ -1,5 +1,6 @@
 """Dashboards are what the code makes, hold together, and every query of theirs has data."""
 
+import functools
 import json
 from itertools import combinations
 from pathlib import Path
@@ -174,16 +175,20 @@ def test_every_variable_has_values(busy: Stack, name: str) -> None:
 
     for variable in queried:
         series = variable["definition"].removeprefix("label_values(").partition(",")[0]
-        found = busy.prometheus.get(f"label/{variable['name']}/values", **{"match[]": series})
-        assert found, variable["definition"]
+        values = functools.partial(
+            busy.prometheus.get, f"label/{variable['name']}/values", **{"match[]": series}
+        )
+        wait_for(values, PATIENCE_S, variable["definition"])
 
 
 @pytest.mark.parametrize("path", [RULES, ALERTS], ids=lambda path: path.name)
 def test_rules_speak_of_metrics_that_there_are(busy: Stack, path: Path) -> None:
-    there = set(busy.prometheus.get("label/__name__/values"))
     named = set().union(*(metric_names(rule["expr"]) for rule in rules(path)))
 
-    assert sorted(named - there) == []
+    def missing() -> list[str]:
+        return sorted(named - set(busy.prometheus.get("label/__name__/values")))
+
+    wait_for(lambda: not missing(), PATIENCE_S, f"all of {sorted(named)}")
 
 
 def test_prometheus_loaded_every_rule_and_evaluates_it(busy: Stack) -> None:

@@ -4,7 +4,7 @@ import httpx
 import pytest
 
 from tests.service.server import DEMO, PATIENCE_S, Gateway, wait_for
-from tests.service.test_hangups import STREAMS
+from tests.service.test_hangups import FREED_S, STREAMS
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["plain", "streamed"])
@@ -24,5 +24,6 @@ def test_when_time_is_over_the_engine_is_free_and_the_caller_is_told(
     thought = name == "thinking" or '"thinking"' in response.text
     if not (thought and response.status_code == 200):  # a thought is cut so that an answer may fit
         assert "deadline_exceeded" in response.text
-        assert response.status_code == (200 if stream else 504)
-    wait_for(lambda: gateway.idle(model), 10, "idle after the deadline")
+        # On a machine that stands still a stream's deadline may pass before it begins.
+        assert response.status_code in ((200, 504) if stream else (504,))
+    wait_for(lambda: gateway.idle(model), FREED_S, "idle after the deadline")

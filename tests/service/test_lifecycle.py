@@ -1,6 +1,7 @@
 """Life and death: drain, no orphans, engine death and hanging, open binding refused."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -19,6 +20,8 @@ from tests.service.server import NANO, PATIENCE_S, START_S, Gateway, alive, wait
 
 # More than a test waits for, where the request must not end by itself.
 ENDLESS = 30_000
+# Half a minute: it ends, but not before the test has come to its next line.
+LONG = 6000
 STREAM = {"prompt": "Go", "max_tokens": 2000, "temperature": 1, "stream": True}
 
 
@@ -55,7 +58,7 @@ class Caller(threading.Thread):
 
 def test_sigterm_lets_running_requests_finish_and_leaves_nothing(own: Gateway) -> None:
     family = own.family()
-    caller = Caller(own)
+    caller = Caller(own, max_tokens=LONG)
 
     own.signal(signal.SIGTERM)
     wait_for(lambda: own.ready_status() == 503, PATIENCE_S, "readiness gone while draining")
@@ -142,7 +145,7 @@ def test_a_killed_engine_is_told_and_rebuilt(own: Gateway) -> None:
 
 
 def test_a_hung_engine_is_not_ready_and_is_replaced_when_it_stays_so(own: Gateway) -> None:
-    caller, core = Caller(own), own.engine_process()
+    caller, core = Caller(own, max_tokens=LONG), own.engine_process()
 
     core.suspend()
     wait_for(lambda: own.ready_status() == 503, PATIENCE_S, "seen as hung")
@@ -234,7 +237,11 @@ def test_what_an_engine_gave_up_when_it_was_told_to_end_is_no_answer(own: Gatewa
     assert all(int(each.headers["retry-after"]) >= 1 for each in plain)
     assert "generate.failed" in streams[0].text and "generate.completed" not in streams[0].text
     assert '"error"' in streams[1].text
-    counted = [line for line in own.metrics().splitlines() if "gateway_requests_total{" in line]
-    of_path = [line for line in counted if f'route="{path}"' in line]
-    assert len(of_path) == 1 and of_path[0].endswith(" 2.0"), of_path
-    assert 'outcome="server_error"' in of_path[0]
+
+    def counted() -> list[tuple[str, str]]:
+        return re.findall(
+            rf'^gateway_requests_total{{(.*route="{path}".*)}} (\S+)$', own.metrics(), re.MULTILINE
+        )
+
+    wait_for(lambda: [count for _, count in counted()] == ["2.0"], PATIENCE_S, "both counted")
+    assert 'outcome="server_error"' in counted()[0][0]

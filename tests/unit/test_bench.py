@@ -370,4 +370,3 @@ def test_a_side_is_started_as_the_command_line_says() -> None:
     assert a.env["GATEWAY_X"] == "a=b"
     assert "GATEWAY_X" not in b.env
     assert b.command[-2:] == ("--y", "z z")
-    assert a.url != b.url

@@ -279,9 +279,9 @@ async def test_a_request_says_that_its_budget_was_cut() -> None:
     engine = ScriptedEngine("first")
     engine.script = lambda job: Script(["yes"])
     gateway = make_gateway(engine)
-    gateway.model.admission.speed = 20.0
+    gateway.model.admission.speed = 0.2
 
-    response = await gateway.client.post("/thinking", json=QUESTION | {"deadline_s": 20})
+    response = await gateway.client.post("/thinking", json=QUESTION | {"deadline_s": 2000})
 
     budget = thoughts(response)["budget"]
     phrase = len(KNOWS_MARKS.phrase)

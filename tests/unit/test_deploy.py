@@ -11,6 +11,7 @@ import pytest
 from gateway.deploy import local
 from gateway.deploy.config import DeployError, Deployment, Scalar, read
 from gateway.deploy.steps import Files, NotUndone, Step, Tool, carry_out
+from tests.scripted import PATIENCE_S
 
 ROOT = Path(__file__).parents[2]
 KEY = "a-key-of-sixteen-characters"
@@ -195,7 +196,7 @@ def command(folder: Path, *args: str) -> subprocess.CompletedProcess[str]:
         [sys.executable, "-m", "gateway", "deploy", *args],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=10 * PATIENCE_S,
         check=False,
         cwd=folder,
         env={**kept, "PYTHONPATH": str(ROOT), "PATH": f"{folder}/bin:{kept['PATH']}"},

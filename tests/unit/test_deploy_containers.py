@@ -278,7 +278,7 @@ def test_no_secret_gets_into_a_charts_values() -> None:
 
 @pytest.mark.parametrize(
     ("revision", "undone"),
-    [(None, "uninstall gateway"), (7, "rollback gateway 7 --wait --timeout 9s")],
+    [(None, "uninstall gateway"), (7, "rollback gateway 7 --wait --timeout 99s")],
 )
 def test_a_release_whose_test_fails_is_taken_back(
     tmp_path: Path, revision: int | None, undone: str
@@ -289,12 +289,12 @@ def test_a_release_whose_test_fails_is_taken_back(
         (tmp_path / "status").write_text(released(revision, "deployed"), encoding="utf-8")
     (tmp_path / "upgraded").write_text(released((revision or 0) + 1, "deployed"), encoding="utf-8")
 
-    done = command(tmp_path, "--target", "helm", "--config", str(config(tmp_path, "wait_s: 9")))
+    done = command(tmp_path, "--target", "helm", "--config", str(config(tmp_path, "wait_s: 99")))
     calls = log.read_text(encoding="utf-8").splitlines()
 
     assert done.returncode == 1, done.stdout
     assert any(
-        "upgrade --install gateway" in call and "--atomic --wait --timeout 9s" in call
+        "upgrade --install gateway" in call and "--atomic --wait --timeout 99s" in call
         for call in calls
     )
     assert calls[-1] == f"{undone} --namespace default"
@@ -311,8 +311,8 @@ def released(revision: int, status: str) -> str:
     [
         ((9, "deployed"), []),
         ((7, "deployed"), []),
-        ((8, "deployed"), ["rollback gateway 7 --wait --timeout 9s --namespace default"]),
-        ((9, "pending-rollback"), ["rollback gateway 7 --wait --timeout 9s --namespace default"]),
+        ((8, "deployed"), ["rollback gateway 7 --wait --timeout 99s --namespace default"]),
+        ((9, "pending-rollback"), ["rollback gateway 7 --wait --timeout 99s --namespace default"]),
     ],
     ids=["rolled back", "not begun", "killed late", "killed in the way back"],
 )
@@ -324,7 +324,7 @@ def test_a_failed_upgrade_is_asked_whether_it_was_rolled_back(
     (tmp_path / "status").write_text(released(7, "deployed"), encoding="utf-8")
     (tmp_path / "upgraded").write_text(released(*after), encoding="utf-8")
 
-    done = command(tmp_path, "--target", "helm", "--config", str(config(tmp_path, "wait_s: 9")))
+    done = command(tmp_path, "--target", "helm", "--config", str(config(tmp_path, "wait_s: 99")))
     calls = log.read_text(encoding="utf-8").splitlines()
 
     assert done.returncode == 1 and "rolled back" in done.stderr
@@ -336,7 +336,7 @@ def test_a_cluster_that_does_not_tell_is_not_taken_for_an_empty_one(tmp_path: Pa
     log = stand_in(tmp_path, "helm")
     (tmp_path / "away").touch()
 
-    done = command(tmp_path, "--target", "helm", "--config", str(config(tmp_path, "wait_s: 9")))
+    done = command(tmp_path, "--target", "helm", "--config", str(config(tmp_path, "wait_s: 99")))
 
     assert done.returncode == 1 and "cluster unreachable" in done.stderr
     assert "upgrade" not in log.read_text(encoding="utf-8")

@@ -25,7 +25,7 @@ from gateway.doctor import machine, models, place, services
 from gateway.doctor.finding import Finding, Level, fail, good, warn, worst
 from gateway.policy import keyfile
 from gateway.policy.keyfile import KeysFile, TenantEntry, new_key
-from tests.ports import free_port
+from tests.ports import free_port, free_ports
 from tests.redis_server import redis_server
 from tests.scripted import make_settings
 from tests.unit.test_tls import later, write_pair
@@ -54,12 +54,13 @@ def findings(done: subprocess.CompletedProcess[str]) -> dict[str, dict[str, Any]
     return {each["name"]: each for each in json.loads(done.stdout)["findings"]}
 
 
-def free_ports() -> dict[str, str]:
-    return {"GATEWAY_PORT": str(free_port()), "GATEWAY_ADMIN_PORT": str(free_port())}
+def own_ports() -> dict[str, str]:
+    port, admin_port = free_ports(2)
+    return {"GATEWAY_PORT": str(port), "GATEWAY_ADMIN_PORT": str(admin_port)}
 
 
 def test_a_machine_that_can_serve_is_told_so(tmp_path: Path) -> None:
-    done = doctor(tmp_path, "--json", **free_ports())
+    done = doctor(tmp_path, "--json", **own_ports())
     told = findings(done)
 
     assert done.returncode == 0, done.stdout
@@ -72,7 +73,7 @@ def test_a_taken_port_and_a_bad_profile_fail_it(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         done = doctor(
-            tmp_path, "--json", "--profile", "nothing", **{**free_ports(), "GATEWAY_PORT": port}
+            tmp_path, "--json", "--profile", "nothing", **{**own_ports(), "GATEWAY_PORT": port}
         )
     told = findings(done)
 
@@ -334,7 +335,7 @@ def test_a_pair_that_the_gateway_would_refuse_fails(tmp_path: Path) -> None:
     key.write_text("no key", encoding="utf-8")
     tls = {"GATEWAY_TLS_CERT": str(cert), "GATEWAY_TLS_KEY": str(key)}
 
-    done = doctor(tmp_path, "--json", **free_ports(), **tls)
+    done = doctor(tmp_path, "--json", **own_ports(), **tls)
 
     assert done.returncode == 1
     assert findings(done)["certificate of the public listener"]["level"] == "fail"

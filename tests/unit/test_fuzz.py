@@ -6,6 +6,7 @@ vLLM's own description of `/v1/*`, have `tests/service/test_fuzz.py`.
 
 import asyncio
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -24,11 +25,15 @@ NATIVE = {
 
 @pytest.fixture(scope="module")
 def url() -> Iterator[str]:
-    gateway = make_gateway(ScriptedEngine("scripted"))
+    gateway = make_gateway(ScriptedEngine("scripted"), header_timeout_s=PATIENCE_S)
     sock = bind("127.0.0.1", 0)
     server = listener(gateway.app, gateway.settings)
     thread = threading.Thread(target=lambda: asyncio.run(server.serve(sockets=[sock])), daemon=True)
     thread.start()
+    deadline = time.monotonic() + PATIENCE_S
+    while not server.started:
+        assert thread.is_alive() and time.monotonic() < deadline
+        time.sleep(0.01)
     yield f"http://127.0.0.1:{sock.getsockname()[1]}"
     server.should_exit = True
     thread.join(PATIENCE_S)

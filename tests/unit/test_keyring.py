@@ -65,7 +65,7 @@ def test_a_key_is_shown_once_and_only_its_hash_is_kept(folder: Path) -> None:
 
     text = (folder / "keys.yaml").read_text()
     assert KEY.match(key)
-    assert key.rsplit("-", 1)[1] not in text and keyfile.digest(key) in text
+    assert key.split("-", 2)[2] not in text and keyfile.digest(key) in text
     assert stat.S_IMODE((folder / "keys.yaml").stat().st_mode) == 0o600
     assert status(key, folder) == "search"
     assert status(key[:-1], folder) == status(key + "x", folder) == "none"
@@ -250,7 +250,7 @@ async def test_a_broken_file_changes_nothing_and_is_told_without_its_content(
     await polled(tenants)
 
     assert await asked(tenants, tenants.keys["a"]) == 200
-    told = [record.getMessage() for record in caplog.records]
+    told = [each.getMessage() for each in caplog.records if each.name.startswith("gateway")]
     assert len(told) == 1 and str(tenants.file) in told[0]
     assert "secret" not in told[0]
     with pytest.raises(KeysFileError):

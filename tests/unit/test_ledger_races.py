@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import signal
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -46,12 +45,8 @@ async def standing(ledger: RedisLedger) -> Standing:
     return (await granted(ledger, wanted(1))).standing
 
 
-async def resumed(redis: RedisServer, running: int | None = None) -> None:
-    """It goes on with what it was told while it hung; so many leases are there then."""
-    assert redis.process is not None
-    redis.process.send_signal(signal.SIGCONT)
-    if running is None:
-        return
+async def heard(redis: RedisServer, running: int) -> None:
+    """It goes on with what it was told while it hung, and so many leases are there then."""
     async with Redis.from_url(redis.url) as client, asyncio.timeout(PATIENCE_S):
         while await client.zcard("gateway:limits:{a}:running") != running:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
@@ -61,11 +56,11 @@ async def test_what_was_settled_without_our_hearing_it_is_not_settled_twice(
     redis: RedisServer, ledger: RedisLedger
 ) -> None:
     grant = await granted(ledger, wanted(1900))
-    redis.hang()
-    await ledger.settle(grant, 1000)
+    with redis.hanging():
+        await ledger.settle(grant, 1000)
     assert ledger.away
 
-    await resumed(redis, running=0)
+    await heard(redis, running=0)
     await again(ledger)
 
     told = await standing(ledger)
@@ -75,11 +70,11 @@ async def test_what_was_settled_without_our_hearing_it_is_not_settled_twice(
 async def test_an_admission_that_came_too_late_is_undone(
     redis: RedisServer, ledger: RedisLedger
 ) -> None:
-    redis.hang()
-    grant = await granted(ledger, wanted(700))
+    with redis.hanging():
+        grant = await granted(ledger, wanted(700))
     assert isinstance(grant.ledger, MemoryLedger)
 
-    await resumed(redis, running=1)
+    await heard(redis, running=1)
     await again(ledger)
 
     told = await standing(ledger)
@@ -89,14 +84,13 @@ async def test_an_admission_that_came_too_late_is_undone(
 async def test_an_admission_whose_caller_left_meanwhile_is_undone(
     redis: RedisServer, ledger: RedisLedger
 ) -> None:
-    redis.hang()
-    asking = asyncio.create_task(ledger.admit(wanted(700)))
-    await until(lambda: ledger._turn._value < redis_ledger.TURNS)
-    asking.cancel()
-    await asyncio.gather(asking, return_exceptions=True)
+    with redis.hanging():
+        asking = asyncio.create_task(ledger.admit(wanted(700)))
+        await until(lambda: ledger._turn._value < redis_ledger.TURNS)
+        asking.cancel()
+        await asyncio.gather(asking, return_exceptions=True)
     (lease,) = ledger._doubtful
 
-    await resumed(redis)
     await again(ledger)
 
     assert not ledger._doubtful

@@ -18,6 +18,7 @@ from gateway.observability.machine import Machine
 from gateway.settings import Settings
 from tests.scripted import PATIENCE_S, ScriptedEngine, client_of, make_admin, make_gateway
 from tests.switching import Bench
+from tests.unit.test_fleet import until
 
 
 class Driver:
@@ -52,6 +53,7 @@ async def test_questions_close_together_are_one_look(
     driver: Driver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     machine = Machine()
+    monkeypatch.setattr(module, "EVERY_S", 3600.0)
 
     await asyncio.gather(*(machine.look() for _ in range(5)))
     await machine.look()
@@ -71,7 +73,9 @@ async def test_what_hangs_is_asked_once_and_told_as_it_was(
     monkeypatch.setattr(module, "PATIENCE_S", 0.01)
     driver.answers.clear()
 
-    for _ in range(3):
+    await machine.look()
+    await until(lambda: driver.asked == 2)
+    for _ in range(2):
         await machine.look()
     assert (used(machine), driver.asked) == ([1], 2)
 

@@ -160,7 +160,10 @@ def test_a_profile_for_another_device_is_refused_before_vllm_is_asked() -> None:
         check(load("qwen3-0.6b-gptq-int8"), "nowhere")
 
 
-def test_a_repository_that_cannot_be_fetched_is_told_before_anything_is_touched() -> None:
+def test_a_repository_that_cannot_be_fetched_is_told_before_anything_is_touched(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     model = HubModel(kind="hub", repo="nobody/nothing", revision="0" * 40)
     profile = make_profile("first").model_copy(update={"model": model})
 

@@ -218,7 +218,7 @@ async def test_sums_by_tenant_model_format_and_day(tenants: Tenants) -> None:
     ]
     assert (await summed("?by=model"))["data"][0]["model"] == "first"
     assert {each["format"] for each in (await summed("?by=format"))["data"]} == {"bfloat16", ""}
-    assert [each["requests"] for each in (await summed("?by=day"))["data"]] == [5]
+    assert sum(each["requests"] for each in (await summed("?by=day"))["data"]) == 5
     assert len((await summed("?by=key_id"))["data"]) == 2
     assert (await summed("?since=2099-01-01"))["data"] == []
     for query in ("?by=password", "?since=yesterday", "?since=99999999999999d", "?by=tenant%27--"):

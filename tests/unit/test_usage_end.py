@@ -68,11 +68,13 @@ async def test_a_database_that_does_not_answer_does_not_keep_the_process(
         usage.start()
         await asked.wait()
 
-    async with asyncio.timeout(PATIENCE_S / 2):
-        await usage.aclose()
+    try:
+        async with asyncio.timeout(PATIENCE_S / 2):
+            await usage.aclose()
+    finally:
+        answers.set()
 
     assert rows_that_were(tenants, "dropped") == 1
-    answers.set()
 
 
 def test_an_error_without_a_word_is_told_by_its_name() -> None:

@@ -64,7 +64,7 @@ async def test_a_client_error_within_a_stream_is_its_last_event(
     told = json.loads(last.partition("\n\n")[0])
     assert (told["code"], told["param"]) == ("invalid_request", "logit_bias")
     assert outcome_of(seen[0]) == "client_error" and error_of(seen[0]) == "invalid_request"
-    assert caplog.records == []
+    assert [each for each in caplog.records if each.name.startswith(("gateway", "vllm"))] == []
 
 
 async def test_what_is_no_fault_of_the_callers_goes_on() -> None:

@@ -26,7 +26,7 @@ def post(body: bytes, extra: bytes = b"") -> bytes:
 
 @pytest.fixture
 async def served() -> AsyncIterator[Served]:
-    async with Served(header_timeout_s=0.2) as served:
+    async with Served(header_timeout_s=PATIENCE_S) as served:
         yield served
 
 

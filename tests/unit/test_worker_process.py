@@ -14,6 +14,7 @@ import pytest
 from engine_config.build import worker_process
 from engine_config.build.checkpoint import QuantizeError
 from engine_config.build.worker_process import WORKER_ROOT, explain, run
+from tests.service.server import title
 
 PYTHON = Path(sys.executable)
 JOB = {"action": "quantise"}
@@ -39,7 +40,7 @@ def worker(scratch: Path, script: str) -> None:
 
 
 def children() -> list[psutil.Process]:
-    return [child for child in psutil.Process().children() if "worker" in child.cmdline()]
+    return [child for child in psutil.Process().children() if "worker" in title(child)]
 
 
 def test_progress_and_result_come_back(scratch: Path) -> None:

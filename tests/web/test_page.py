@@ -11,7 +11,7 @@ from playwright.sync_api import Browser, Route, expect
 from gateway.errors import EngineUnavailable
 from tests.browser import House, Tab, house, tab
 from tests.scripted import ScriptedEngine, text_of
-from tests.service.server import wait_for
+from tests.service.server import PATIENCE_S, wait_for
 from tests.web.conftest import ANSWER, QUESTION, THOUGHT, ask, finished, scripts, speech
 
 
@@ -86,7 +86,7 @@ def test_stop_aborts_the_engine(home: House, opened: Tab, gate: asyncio.Event) -
 
     expect(opened.page.locator(".state")).to_have_text("Stopped")
     expect(opened.page.get_by_role("button", name="Ask again")).to_be_visible()
-    wait_for(lambda: home.engine.aborted, 10, "the engine is told")
+    wait_for(lambda: home.engine.aborted, PATIENCE_S, "the engine is told")
 
 
 def cut(home: House) -> None:

@@ -95,7 +95,7 @@ def test_a_second_run_starts_it_anew_and_waits_until_it_is_ready(tmp_path: Path,
 
     assert done.returncode == 0 and done.stdout.endswith("ready\n"), told(done)
     assert "systemctl restart thinking-gateway" in calls
-    assert Service.asked == 3, "it waited"
+    assert Service.asked >= 3, "it waited"
     assert any(call.startswith("nvidia-smi --query-gpu") for call in calls)
     (doctor,) = [call for call in calls if call.startswith("systemd-run")]
     assert f"EnvironmentFile={tmp_path}/gateway.env" in doctor and doctor.endswith("gateway doctor")
