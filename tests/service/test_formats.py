@@ -7,6 +7,8 @@ import httpx
 import psutil
 import pytest
 
+from engine_config.profile import load
+from gateway.engines.opening import locate
 from tests.service.admin import Admin
 from tests.service.callers import Callers
 from tests.service.server import DEMO, PATIENCE_S, Gateway, alive, title
@@ -22,6 +24,8 @@ FORMATS = {
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+    for name in (*FORMATS, "demo-int4"):  # a switch would make it, too, with callers in its way
+        locate(load(name), lambda text, fraction: None)
     log = tmp_path_factory.mktemp("formats") / "serve.log"
     with Gateway(log, "demo") as gateway:
         yield gateway

@@ -136,6 +136,7 @@ def test_without_room_for_two_callers_wait_and_none_fails(running: Gateway, admi
 
 @pytest.mark.parametrize("name", ["gptq-int4", "awq-int4"])
 def test_qwen3s_templates_on_quantised_weights(running: Gateway, admin: Admin, name: str) -> None:
+    registry.ensure(f"{NANO}-{name}", lambda text, fraction: None)
     told = admin.switch(NANO, f"{NANO}-{name}")
 
     with Callers(running, NANO, n=3) as callers:

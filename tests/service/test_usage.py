@@ -55,7 +55,7 @@ def accounted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Accounted]:
     folder = tmp_path_factory.mktemp("accounted")
     key, entry = keyfile.new_key("a", False, None)
     keyfile.write(folder / "keys.yaml", KeysFile(tenants={"a": TenantEntry()}, keys=(entry,)))
-    settings = {"keys_file": folder / "keys.yaml", "state_dir": folder}
+    settings = {"keys_file": folder / "keys.yaml", "state_dir": folder, "metrics_open": True}
     with Gateway(folder / "serve.log", "demo", **settings) as gateway:
         found = Accounted(gateway, key, folder / "usage.db")
         with found.client:
