@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import httpx
 import pytest
@@ -15,7 +16,7 @@ from tests.service.server import DEMO, PATIENCE_S, Gateway, wait_for
 # What the log says of these requests can be told from what it says of the bystander's.
 WHOSE = {"x-request-id": "malformed-body"}
 PROMISED_S = 2
-SPIN_S = 0.2
+PRESSURE = Path("/proc/pressure/cpu")  # docs.kernel.org/accounting/psi.html
 
 
 class Bystander(threading.Thread):
@@ -42,23 +43,24 @@ def bystander(gateway: Gateway) -> Iterator[Bystander]:
     other.join(PATIENCE_S)
 
 
-def slowdown() -> float:
-    """How many times longer work takes now than on a machine that does nothing else."""
-    began, used = time.monotonic(), time.process_time()
-    while time.process_time() - used < SPIN_S:
-        pass
-    return (time.monotonic() - began) / SPIN_S
+def waited_s() -> float:
+    """For how long something on this machine has had to wait for a core, since it started."""
+    if not PRESSURE.is_file():
+        return 0.0
+    (some, *_) = PRESSURE.read_text(encoding="ascii").splitlines()
+    return int(some.rpartition("total=")[2]) / 1e6
 
 
 @pytest.mark.parametrize("case", list(malformed.cases()), ids=str)
 def test_what_is_malformed_is_refused_soon(
     http: httpx.Client, bystander: Bystander, case: Case
 ) -> None:
-    began = time.monotonic()
+    began, waited = time.monotonic(), waited_s()
     response = http.post(case.path, content=case.content, headers=case.headers | WHOSE)
-    took = time.monotonic() - began
+    took, waited = time.monotonic() - began, waited_s() - waited
 
-    assert took < PROMISED_S or took < PROMISED_S * slowdown()
+    # The engine works for the bystander meanwhile: what had no core is not what took its time.
+    assert took < PROMISED_S or took - waited < PROMISED_S
     assert 400 <= response.status_code < 500, response.text[:500]
     assert response.headers["x-request-id"]
     assert "Traceback" not in response.text
