@@ -27,7 +27,8 @@ class JsonBody:
             body = await self._read(receive)
             if body:
                 _check_type(dict(scope["headers"]))
-            scope["gateway.json"] = bounds.parse(body) if body else None
+            scope["gateway.json"] = asked = bounds.parse(body) if body else None
+            bounds.check_shape(asked or {}, self.settings)
             scope["gateway.size"] = len(body)
             receive = replay(body, receive)
         await self.app(scope, receive, send)

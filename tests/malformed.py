@@ -127,6 +127,11 @@ WRONG_INPUTS: dict[str, Any] = {
     "a list of objects": [{"a": {"b": "c"}}],
     "100,000 numbers": [-1] * 100_000,
     "100,000 empty objects": [{}] * 100_000,
+    # About as many as a body of 4 MiB holds.
+    "a million numbers": [-1] * 1_000_000,
+    "a million empty objects": [{}] * 1_000_000,
+    "a number and a million empty objects": [1] + [{}] * 1_000_000,
+    "a list of a million empty objects": [[{}] * 1_000_000],
 }
 CHAT = "/v1/chat/completions"
 # What vLLM itself looks at when the first token is asked for; a stream has begun by then.
@@ -137,6 +142,14 @@ LATE: dict[str, Any] = {
 }
 OPENAI: list[tuple[str, str, dict[str, Any]]] = [
     ("n: 5000", CHAT, {"n": 5000}),
+    ("structured_outputs: a list", CHAT, {"structured_outputs": [{}]}),
+    ("structured_outputs: a text", "/v1/completions", {"structured_outputs": "json"}),
+    ("stop: a million", "/generate", {"stop": [0] * 1_000_000}),
+    (
+        "previous_input_messages: a million",
+        "/v1/responses",
+        {"previous_input_messages": [0] * 1_000_000},
+    ),
     ("n: 5000", "/v1/completions", {"n": 5000}),
     ("n: 5000", "/generate", {"n": 5000}),
     ("samples: 5000", "/thinking", {"samples": 5000}),

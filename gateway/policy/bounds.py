@@ -59,6 +59,8 @@ LISTS = {
     "allowed_token_ids": "max_token_ids",
     "logprob_token_ids": "max_token_ids",
 }
+# Fields that may be a list of token ids as long as the body.
+PROMPTS = ("prompt", "tokens")
 # Fields that name tokens of the model by their ids.
 TOKEN_IDS = ("logit_bias", "stop_token_ids", "allowed_token_ids", "logprob_token_ids")
 # Field -> the setting that bounds the length of each of its texts.
@@ -86,6 +88,7 @@ TYPES: dict[str, tuple[type, str]] = {
     "messages": (list, "a list of messages"),
     "tools": (list, "a list of tools"),
     "chat_template_kwargs": (dict, "an object"),
+    "structured_outputs": (dict, "an object"),
 }
 TEMPLATE_KWARGS = {"enable_thinking", "thinking", "reasoning_effort", "preserve_thinking"}
 TEXT_PARTS = {
@@ -120,13 +123,64 @@ def parse(body: bytes) -> dict[str, Any]:
     return request
 
 
+def check_shape(request: Mapping[str, Any], settings: Settings) -> None:
+    """Refuse what is nested too deeply, or has too many values: models behind us make an error of each that
+    is wrong, and hold the event loop for up to 40 s. Prompts of token ids are looked at here instead.
+
+    Raises:
+        InvalidRequest: naming the limit, or the entry that is no token id.
+    """
+    values, limit = 0, settings.max_json_values
+    level: list[object] = [
+        {
+            field: value
+            for field, value in request.items()
+            if field not in PROMPTS or not _are_tokens(field, value, settings.max_prompts)
+        }
+    ]
+    for _ in range(settings.max_json_depth):
+        children: list[object] = []
+        for entry in level:
+            if isinstance(entry, dict):
+                children.extend(entry.values())
+            elif isinstance(entry, list):
+                children.extend(entry)
+        values += len(children)
+        if values > limit:
+            raise InvalidRequest(
+                f"the body has more than {limit} values (setting GATEWAY_MAX_JSON_VALUES)"
+            )
+        if not children:
+            return
+        level = children
+    raise InvalidRequest(
+        f"the body is nested deeper than {settings.max_json_depth} levels (setting GATEWAY_MAX_JSON_DEPTH)"
+    )
+
+
+def _are_tokens(field: str, given: object, most: int) -> bool:
+    """A list of token ids, or at most so many of them; each could be an id of some model."""
+    if not isinstance(given, list) or not given:
+        return False
+    lists = given if len(given) <= most and isinstance(given[0], list) else [given]
+    if not all(isinstance(each, list) and each and isinstance(each[0], int) for each in lists):
+        return False
+    for each in lists:
+        for index, token in enumerate(each):
+            if type(token) is not int or not 0 <= token < 2**63:
+                told = token if isinstance(token, int | float) else _kind(token)
+                raise InvalidRequest(
+                    f"'{field}' has no token id as its entry {index}, but {told}", field
+                )
+    return True
+
+
 def check(request: Mapping[str, Any], settings: Settings) -> None:
     """Refuse what exceeds a limit or is not offered.
 
     Raises:
         InvalidRequest: naming the field, the limit and the value.
     """
-    _check_depth(request, settings.max_json_depth)
     for field, why in FORBIDDEN.items():
         if request.get(field):
             raise InvalidRequest(f"'{field}' is not accepted from a request: {why}", field)
@@ -276,23 +330,6 @@ def _part_types(value: object) -> Iterator[object]:
             yield "unknown"
         yield from _part_types(entry.get("content"))
         yield from _part_types(entry.get("output"))
-
-
-def _check_depth(value: object, limit: int) -> None:
-    level = [value]
-    for _ in range(limit):
-        children: list[object] = []
-        for entry in level:
-            if isinstance(entry, dict):
-                children.extend(entry.values())
-            elif isinstance(entry, list):
-                children.extend(entry)
-        if not children:
-            return
-        level = children
-    raise InvalidRequest(
-        f"the body is nested deeper than {limit} levels (setting GATEWAY_MAX_JSON_DEPTH)"
-    )
 
 
 def _kind(value: object) -> str:

@@ -9,6 +9,11 @@ class Bounds(BaseSettings):
         default=4 * 1024 * 1024, ge=1024, description="Largest request body, bytes; above: 413."
     )
     max_json_depth: int = Field(default=64, ge=4, description="Deepest nesting of a request body.")
+    max_json_values: int = Field(
+        default=32_768,
+        ge=256,
+        description="Most values in a request body, all levels together, prompts of token ids aside.",
+    )
     max_n: int = Field(default=16, ge=1, description="Most completions of one request (`n`).")
     max_output_tokens: int = Field(
         default=131_072, ge=1, description="Most tokens one request may ask for."

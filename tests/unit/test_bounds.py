@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from gateway.errors import InvalidRequest
-from gateway.policy.bounds import check, check_ids, parse
+from gateway.policy.bounds import check, check_ids, check_shape, parse
 from tests.scripted import make_settings
 
 SETTINGS = make_settings(
@@ -57,10 +57,67 @@ def nested(levels: int, left: bytes, right: bytes) -> bytes:
 
 @pytest.mark.parametrize(("left", "right"), [(b"[", b"]"), (b'{"b": ', b"}")])
 def test_nesting_up_to_the_limit_passes_and_beyond_is_refused(left: bytes, right: bytes) -> None:
-    check(parse(nested(11, left, right)), SETTINGS)
+    check_shape(parse(nested(11, left, right)), SETTINGS)
 
     with pytest.raises(InvalidRequest, match=r"deeper than 12 .*GATEWAY_MAX_JSON_DEPTH"):
-        check(parse(nested(13, left, right)), SETTINGS)
+        check_shape(parse(nested(13, left, right)), SETTINGS)
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        {"stop": [0] * 32_767},
+        {"stop": [[0] * 32_766]},
+        {"prompt": [7] * 200_000},
+        {"prompt": [[7] * 100_000] * 2},
+        {"tokens": list(range(100_000))},
+    ],
+    ids=["as many as may be", "in a list", "token ids", "lists of token ids", "tokens"],
+)
+def test_a_body_has_as_many_values_as_the_limit_and_any_number_of_token_ids(
+    request_: dict[str, Any],
+) -> None:
+    check_shape(request_, SETTINGS)
+
+
+MANY: dict[str, Any] = {
+    "an object": {str(number): 0 for number in range(32_768)},
+    "objects": [{}] * 32_768,
+    "texts": ["7"] * 32_768,
+    "nested ids": [[[7] * 32_768]],
+    "too many prompts": [[7]] * 32_768,
+}
+NUMBERS: dict[str, Any] = {"numbers": [0] * 32_768, "lists": [[0] * 16_384] * 2}
+TOO_MANY = [
+    *((field, each) for field in ("stop", "prompt", "tokens") for each in MANY.values()),
+    *(("stop", each) for each in NUMBERS.values()),  # elsewhere they are token ids
+]
+
+
+@pytest.mark.parametrize(("field", "value"), TOO_MANY)
+def test_more_values_than_the_limit_are_refused(field: str, value: Any) -> None:
+    with pytest.raises(InvalidRequest, match=r"more than 32768 values .*MAX_JSON_VALUES"):
+        check_shape({field: value}, SETTINGS)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        (-1, "-1"),
+        (2**63, str(2**63)),
+        (1.5, "1.5"),
+        (True, "True"),
+        ("7", "a string"),
+        ({}, "an object"),
+    ],
+)
+@pytest.mark.parametrize("field", ["prompt", "tokens"])
+def test_the_first_that_is_no_token_id_is_named(field: str, wrong: object, told: str) -> None:
+    for given in ([7, 7, wrong, wrong], [[7, 7, wrong], [7]]):
+        with pytest.raises(InvalidRequest, match=f"as its entry 2, but {told}$") as caught:
+            check_shape({field: given}, SETTINGS)
+
+        assert caught.value.param == field
 
 
 @pytest.mark.parametrize(
